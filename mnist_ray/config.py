@@ -1,0 +1,225 @@
+"""What can be set: typed, frozen, bounded, and validated once, before anything runs.
+
+Flags (`cli.py`), YAML files and search spaces all go through these classes, so a bad value gets
+the same sentence wherever it comes from.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+TRAIN_IMAGES = 60_000
+"""Images in MNIST's training set; `holdout` and `train_size` are taken out of these."""
+
+
+class UserError(Exception):
+    """Something the user can put right. Its text is all that is shown; the exit code is 2."""
+
+
+class RunFailed(Exception):
+    """A run that started and did not finish. Its text is all that is shown; the exit code is 1."""
+
+
+class Config(BaseModel):
+    """Base of the config classes: frozen, no unknown fields, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def replace(self, **changes: Any) -> Self:
+        """A validated copy with `changes` applied; raises UserError."""
+        return build(type(self), {**self.model_dump(), **changes})
+
+
+class TrainConfig(Config):
+    """One training run: everything that decides which weights come out of it.
+
+    The defaults are the reference recipe, which ends at 99.41 % of the test set.
+    """
+
+    lr: float = Field(0.01, gt=0, le=10, description="Learning rate; the peak of a one-cycle.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum.")
+    nesterov: bool = Field(False, description="Nesterov momentum; needs momentum above 0.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty on every weight.")
+    label_smoothing: float = Field(
+        0.0, ge=0, le=0.5, description="Probability spread over the ten classes in the loss."
+    )
+    schedule: Literal["constant", "one-cycle"] = Field(
+        "constant", description="Learning rate over the run; one-cycle rises, then falls to 0."
+    )
+    dropout: float = Field(
+        0.1, ge=0, le=0.9, description="Probability of zeroing an activation; 0 is off."
+    )
+    batch_norm: bool = Field(True, description="Batch normalisation after each 3x3 convolution.")
+    rotation: float = Field(0.0, ge=0, le=45, description="Augment: rotate up to, in degrees.")
+    shift: float = Field(0.0, ge=0, le=8, description="Augment: move up to, in pixels.")
+    scale: float = Field(0.0, ge=0, le=0.5, description="Augment: resize up to, as a fraction.")
+    batch_size: int = Field(
+        64, ge=1, le=8192, description="Images per step, over all workers together."
+    )
+    epochs: int = Field(20, ge=1, le=1000, description="Passes over the training images.")
+    holdout: int = Field(
+        0,
+        ge=0,
+        le=TRAIN_IMAGES - 10,
+        description="Training images held out to validate on; 0 scores the test set instead.",
+    )
+    train_size: int | None = Field(
+        None, ge=1, le=TRAIN_IMAGES, description="Images to train on; none takes all not held out."
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of weights, shuffling, dropout and augmentation."
+    )
+    num_workers: int = Field(1, ge=1, le=1024, description="Data-parallel training workers.")
+    use_gpu: bool | None = Field(
+        None, description="One GPU per worker; none takes GPUs if there are enough."
+    )
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        room = TRAIN_IMAGES - self.holdout
+        if (self.train_size or 0) > room:
+            raise ValueError(
+                f"train_size is {self.train_size}, but a holdout of {self.holdout} leaves {room}"
+                f" of {TRAIN_IMAGES} images; lower one of them."
+            )
+        if self.batch_size > (self.train_size or room):
+            raise ValueError(
+                f"batch_size is {self.batch_size}, more than the {self.train_size or room} training"
+                " images; lower it."
+            )
+        if self.batch_size % self.num_workers:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, which {self.num_workers} workers cannot share"
+                " equally; make it a multiple of the number of workers."
+            )
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is on, but momentum is 0; raise momentum or turn it off.")
+        return self
+
+
+class RunConfig(Config):
+    """Where a run's data and results lie, and how much it prints. Decides nothing that is learned."""
+
+    data_dir: Path = Field(
+        Path("~/.cache/mnist_ray"), description="Folder of MNIST's files; fetched if missing."
+    )
+    storage: Path = Field(
+        Path("~/mnist_ray_results"), description="Folder that gets a folder per run."
+    )
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="Name of the run's folder; none makes one from the time.",
+    )
+    verbose: bool = Field(False, description="Ray's own output, and tracebacks.")
+
+
+DEFAULT_SPACE = {
+    "dropout": "uniform(0, 0.2)",
+    "lr": "loguniform(0.02, 0.3)",
+    "momentum": "uniform(0.8, 0.95)",
+}
+DEFAULT_GRID = {
+    "dropout": "choice(0, 0.1)",
+    "lr": "choice(0.05, 0.15)",
+    "momentum": "choice(0.85, 0.92)",
+}
+
+STUDY_RECIPE: dict[str, Any] = {
+    "schedule": "one-cycle",
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "batch_size": 128,
+    "epochs": 3,
+    "holdout": 10_000,
+}
+"""Where a study's recipe departs from the reference: what wins within a few epochs does not win in
+twenty, and a study selects on held-out images."""
+
+
+class TuneConfig(Config):
+    """A study: which configurations to try, and how long each may train."""
+
+    num_trials: int = Field(8, ge=1, le=100_000, description="Configurations to sample.")
+    search: Literal["random", "grid", "tpe"] = Field(
+        "random", description="How they are chosen; grid tries every combination of choices."
+    )
+    scheduler: Literal["asha", "fifo"] = Field(
+        "asha", description="asha stops weak trials early, fifo lets all finish."
+    )
+    space: dict[str, str] = Field(
+        {},
+        description="A dimension, like lr=loguniform(0.003,0.3); also uniform, randint, choice.",
+    )
+    workers_per_trial: int = Field(1, ge=1, le=1024, description="Data-parallel workers a trial.")
+    max_concurrent: int | None = Field(
+        None, ge=1, le=10_000, description="Trials at a time; none runs as many as fit."
+    )
+
+    def dimensions(self) -> dict[str, str]:
+        """The search space as written, or the default one: dropout, lr and momentum."""
+        return self.space or (DEFAULT_GRID if self.search == "grid" else DEFAULT_SPACE)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def build(cls: type[C], values: Mapping[str, Any]) -> C:
+    """`cls(**values)`, with a sentence for each thing wrong; raises UserError."""
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise UserError(" ".join(_sentence(cls, e) for e in error.errors()[:3])) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields in a recipe file; raises UserError if it is not a mapping of names to values."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config {path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first_line = " ".join(str(error).split())
+        raise UserError(f"config {path} is not YAML: {first_line}.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"config {path} must hold lines like `lr: 0.01`, one per field.")
+    return values
+
+
+def bounds(field: Any) -> str:
+    """The range of a field in words, like `at least 0, at most 0.9`; empty where it has none."""
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    return ", ".join(
+        f"{word} {getattr(rule, name)}"
+        for name, word in words.items()
+        for rule in field.metadata
+        if hasattr(rule, name)
+    )
+
+
+def _sentence(cls: type[Config], error: Any) -> str:
+    if not error["loc"]:  # from a model_validator: already a sentence
+        return str(error["msg"]).removeprefix("Value error, ")
+    name, value = str(error["loc"][0]), error["input"]
+    if error["type"] == "extra_forbidden":
+        return f"{name} is not a field; the fields are {', '.join(cls.model_fields)}."
+    field = cls.model_fields[name]
+    if error["type"] == "literal_error":
+        need = f"one of {', '.join(field.annotation.__args__)}"  # type: ignore[union-attr]
+    elif error["type"] in ("bool_parsing", "bool_type"):
+        need = "true or false"
+    elif error["type"] == "string_pattern_mismatch":
+        need = "letters, digits, dots, dashes and underscores, and start with a letter or digit"
+    elif error["type"].startswith(("int", "float", "finite", "greater", "less")):
+        kind = "a whole number" if "int" in str(field.annotation) else "a number"
+        need = f"{kind}, {bounds(field)}"
+    else:
+        need = str(error["msg"])[0].lower() + str(error["msg"])[1:]
+        return f"{name} is {value!r}: {need}."
+    return f"{name} is {value}, but must be {need}."

