@@ -12,16 +12,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
+from mnist_ray.errors import UserError
+
 TRAIN_IMAGES = 60_000
 """Images in MNIST's training set; `holdout` and `train_size` are taken out of these."""
-
-
-class UserError(Exception):
-    """Something the user can put right. Its text is all that is shown; the exit code is 2."""
-
-
-class RunFailed(Exception):
-    """A run that started and did not finish. Its text is all that is shown; the exit code is 1."""
 
 
 class Config(BaseModel):

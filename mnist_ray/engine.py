@@ -175,7 +175,7 @@ def _predictions(
     model.eval()
     mine = torch.arange(rank, len(part.indices), world_size, device=part.images.device)
     with torch.inference_mode():
-        for positions in mine.split(100):
+        for positions in mine.split(250):
             images, labels = part.take(positions)
             yield model(images), labels
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_ray.config import UserError
+from mnist_ray.errors import UserError
 
 FILES = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",

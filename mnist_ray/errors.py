@@ -1,0 +1,33 @@
+"""How a command ends: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(Exception):
+    """Something the user can put right. Its text is all that is shown; the exit code is 2."""
+
+
+class RunFailed(Exception):
+    """A run that began and did not come to its end. Its text is all that is shown; the exit code
+    is 1."""
+
+
+def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Call `command` with the arguments and return its exit code. Bugs are let through, and so is
+    everything where `--verbose` asks for tracebacks."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        command(argv)
+    except (UserError, RunFailed) as error:
+        if "--verbose" in argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `… | head`: the reader has seen enough
+        sys.stderr.close()
+        return 0
+    return 0

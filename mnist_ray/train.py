@@ -1,0 +1,227 @@
+"""Train once, with Ray Train: `python -m mnist_ray.train`.
+
+A thin launcher. What is learned is decided in `engine.fit`, which every worker runs; this file
+gives it the data, a device and its share of the processor, and takes reports back to the terminal.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.util.queue import Empty, Queue
+
+from mnist_ray import checkpoint, cluster, data, engine, errors, evaluate, flags, model, results
+from mnist_ray import display
+from mnist_ray.checkpoint import Checkpoint
+from mnist_ray.config import RunConfig, TrainConfig
+from mnist_ray.errors import RunFailed, UserError
+
+REPORT_EVERY = 0.5
+"""Seconds between two moves of the progress bar."""
+
+
+def worker(job: dict[str, Any]) -> None:
+    """What each of Ray Train's workers runs. `job` has the config, a reference to MNIST, the
+    worker's cores, and the queue to the launcher, or None."""
+    config: TrainConfig = job["config"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    engine.prepare_process(job["cpus"])
+    splits = data.split(ray.get(job["mnist"]), config.holdout, config.train_size)
+    queue: Queue | None = job["queue"] if rank == 0 else None
+    last_sent = time.monotonic()
+
+    def on_step(epoch: int, step: int, steps: int) -> None:
+        nonlocal last_sent
+        if queue is not None and (step == steps or time.monotonic() - last_sent > REPORT_EVERY):
+            last_sent = time.monotonic()
+            queue.put(("step", (epoch, step, steps)))
+
+    def on_epoch(metrics: engine.Metrics, state: engine.State) -> None:
+        if queue is not None:
+            queue.put(("epoch", metrics))
+        if rank:
+            ray.train.report(metrics)
+            return
+        with TemporaryDirectory() as folder:
+            checkpoint.save(Path(folder), Checkpoint(state, config, metrics, splits.hash))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    engine.fit(
+        config,
+        splits,
+        device=ray.train.torch.get_device(),
+        rank=rank,
+        world_size=world_size,
+        wrap=lambda network: ray.train.torch.prepare_model(
+            network,
+            # The engine averages these once an epoch; DDP would send rank 0's at every step.
+            parallel_strategy_kwargs={"broadcast_buffers": False},
+        ),
+        on_step=on_step,
+        on_epoch=on_epoch,
+    )
+
+
+def trainer(
+    config: TrainConfig,
+    mnist: ray.ObjectRef,
+    share: cluster.Share,
+    *,
+    cpus_per_worker: float | None = None,
+    queue: Queue | None = None,
+    storage: Path,
+    name: str,
+    callbacks: list[ray.train.UserCallback] | None = None,
+) -> ray.train.torch.TorchTrainer:
+    """Ray Train's trainer for `config`. Keeps each run's last checkpoint and its best.
+
+    `cpus_per_worker` is what is asked of Ray, if not the cores that a worker computes on.
+    """
+    scored_on = "holdout" if config.holdout else "test"
+    return ray.train.torch.TorchTrainer(
+        worker,
+        train_loop_config={"config": config, "mnist": mnist, "cpus": share.cpus, "queue": queue},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=bool(share.gpus),
+            resources_per_worker={
+                "CPU": share.cpus if cpus_per_worker is None else cpus_per_worker,
+                **({"GPU": share.gpus} if share.gpus else {}),
+            },
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(storage),
+            callbacks=callbacks,
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=1,  # and the last, always
+                checkpoint_score_attribute=f"{scored_on}_accuracy",
+            ),
+        ),
+    )
+
+
+def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[str, Any]:
+    """Train through Ray Train and write the results tables. Returns the row of the trials table.
+
+    Raises UserError where the workers do not fit, RunFailed where training stops with an error.
+    """
+    folder = run_folder(run, "train")
+    mnist = data.load(run.data_dir)
+    splits = data.split(mnist, config.holdout, config.train_size)
+    started, clock = datetime.now(timezone.utc), time.monotonic()
+    epochs: list[results.Row] = []
+
+    def on_message(kind: str, content: Any) -> None:
+        if kind == "step":
+            show.step(*content)
+        else:
+            epochs.append({"run": folder.name, "trial": 0, **content})
+            show.epoch(content)
+
+    with cluster.connected(dashboard=False, verbose=run.verbose):
+        share = cluster.share(config.num_workers, config.use_gpu)
+        show.begin(config, share, model.layers(model.build(config)), splits)
+        queue = Queue(actor_options={"num_cpus": 0})
+        job = trainer(
+            config, ray.put(mnist), share, queue=queue, storage=folder.parent, name=folder.name
+        )
+        with show:
+            result = _fit(job, queue, on_message)
+    kept = {metrics["epoch"]: Path(saved.path) for saved, metrics in result.best_checkpoints}
+    best = results.best_epoch(epochs, splits.scored_on)
+    row = results.trial_row(
+        config.model_dump(),
+        epochs,
+        run=folder.name,
+        trial=0,
+        checkpoint=str(kept[best["epoch"]]),
+        total_seconds=time.monotonic() - clock,
+        split_hash=splits.hash,
+        precision="fp32",
+        device="cuda" if share.gpus else "cpu",
+        started=started,
+        **results.provenance(),
+    )
+    if splits.scored_on == "holdout":
+        score = evaluate.score_test(kept[epochs[-1]["epoch"]], mnist)
+        row |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
+    results.write(folder, [row], epochs)
+    show.end(row, folder, last=kept[epochs[-1]["epoch"]])
+    return row
+
+
+def run_folder(run: RunConfig, kind: str) -> Path:
+    """The folder that this run will fill; raises UserError if another run has that name."""
+    name = run.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = run.storage.expanduser().resolve() / name
+    if folder.exists():
+        raise UserError(f"name {name} is taken: {folder} exists. Choose another --name.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"storage {run.storage} cannot be used: {error.strerror}.") from None
+    return folder
+
+
+def _fit(
+    job: ray.train.torch.TorchTrainer, queue: Queue, on_message: Callable[[str, Any], None]
+) -> ray.train.Result:
+    """`job.fit()` in a thread, while this one passes the workers' messages on."""
+    outcome: list[Any] = []
+
+    def target() -> None:
+        try:
+            outcome.append(job.fit())
+        except ray.train.TrainingFailedError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    while thread.is_alive() or not queue.empty():
+        try:
+            on_message(*queue.get(timeout=0.2))
+        except Empty:
+            continue
+    if not outcome:
+        raise RuntimeError("Ray Train ended without a result")
+    if isinstance(outcome[0], ray.train.TrainingFailedError):
+        raise RunFailed(f"training stopped: {cause(outcome[0])}") from outcome[0]
+    return outcome[0]
+
+
+def cause(error: BaseException) -> str:
+    """The last line of the innermost error, which is the one that says what happened."""
+    inner = getattr(error, "worker_failures", None)
+    if inner:
+        error = next(iter(inner.values()))
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def main(argv: Sequence[str]) -> None:
+    config, run = flags.parse(
+        argv,
+        TrainConfig,
+        RunConfig,
+        prog="python -m mnist_ray.train",
+        description="Train the network once. Without flags: the reference recipe.",
+    )
+    row = train(config, run, display.Training())
+    if row["status"] == "diverged":
+        raise RunFailed(
+            f"the loss was not finite after epoch {row['epochs_trained']}; lower the learning rate."
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(errors.run(main))
