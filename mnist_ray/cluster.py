@@ -29,11 +29,9 @@ def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default from now on
     quiet = {"logging_level": "INFO" if verbose else "ERROR", "log_to_driver": verbose}
     try:
-        try:
-            ray.init(address="auto", **quiet)
-        except ConnectionError:
-            ray.init(address="local", include_dashboard=dashboard, **quiet)
-    except (RuntimeError, OSError, ValueError) as error:
+        # Joins the cluster of RAY_ADDRESS, or of `ray start` on this machine, or else starts one.
+        ray.init(include_dashboard=dashboard, **quiet)
+    except (RuntimeError, OSError, ValueError) as error:  # ConnectionError is an OSError
         raise RunFailed(f"Ray did not start: {error}") from error
     try:
         yield
@@ -41,28 +39,26 @@ def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
         ray.shutdown()
 
 
-def share(workers: int, use_gpu: bool | None) -> Share:
-    """The most cores that each of `workers` can have, and a GPU each if wanted or, by default, if
-    there are enough; raises UserError where they do not fit at all.
+def share(workers: int, cores: int | None, use_gpu: bool | None) -> Share:
+    """What each of `workers` gets: `cores`, or by default as many as all of them can have, and a
+    GPU if wanted or, by default, if there are enough. Raises UserError where they do not fit.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     gpus = [int(node.get("GPU", 0)) for node in nodes]
     if use_gpu is None:
-        use_gpu = 0 < workers <= sum(gpus)
+        use_gpu = workers <= sum(gpus)
     if use_gpu and workers > sum(gpus):
         raise UserError(
             f"use_gpu with {workers} workers needs {workers} GPUs, but there are {sum(gpus)};"
             " use fewer workers or --no-use-gpu."
         )
-
-    def room(cores: int) -> int:
-        fits = (min(c // cores, g if use_gpu else c) for c, g in zip(cpus, gpus, strict=True))
-        return sum(fits)
-
-    for cores in range(max(cpus), 0, -1):
-        if room(cores) >= workers:
-            return Share(cores, int(use_gpu))
+    wanted = [cores] if cores else range(max(cpus), 0, -1)
+    for each in wanted:
+        fits = (min(c // each, g if use_gpu else c) for c, g in zip(cpus, gpus, strict=True))
+        if sum(fits) >= workers:
+            return Share(each, int(use_gpu))
     raise UserError(
-        f"{workers} workers need {workers} CPUs, but there are {sum(cpus)}; use fewer workers."
+        f"num_workers is {workers}, which takes {workers * (cores or 1)} CPUs with {cores or 1}"
+        f" each, but there are {sum(cpus)}; use fewer workers."
     )

@@ -68,6 +68,9 @@ class TrainConfig(Config):
         0, ge=0, lt=2**32, description="Seed of weights, shuffling, dropout and augmentation."
     )
     num_workers: int = Field(1, ge=1, le=1024, description="Data-parallel training workers.")
+    cpus_per_worker: int | None = Field(
+        None, ge=1, le=1024, description="Cores a worker computes on; none shares out all there are."
+    )
     use_gpu: bool | None = Field(
         None, description="One GPU per worker; none takes GPUs if there are enough."
     )

@@ -129,7 +129,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             show.epoch(content)
 
     with cluster.connected(dashboard=False, verbose=run.verbose):
-        share = cluster.share(config.num_workers, config.use_gpu)
+        share = cluster.share(config.num_workers, config.cpus_per_worker, config.use_gpu)
         show.begin(config, share, model.layers(model.build(config)), splits)
         queue = Queue(actor_options={"num_cpus": 0})
         job = trainer(
