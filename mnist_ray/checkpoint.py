@@ -44,7 +44,9 @@ def load(folder: Path) -> Checkpoint:
             " name a checkpoint's folder, as printed at the end of a run."
         ) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        raise UserError(f"checkpoint {path} is damaged, or not a checkpoint of mnist_ray.") from None
+        raise UserError(
+            f"checkpoint {path} is damaged, or not a checkpoint of mnist_ray."
+        ) from None
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"checkpoint {path} is not a checkpoint of mnist_ray.")
     if content.pop("format") != FORMAT:

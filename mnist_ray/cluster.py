@@ -43,22 +43,29 @@ def share(workers: int, cores: int | None, use_gpu: bool | None) -> Share:
     """What each of `workers` gets: `cores`, or by default as many as all of them can have, and a
     GPU if wanted or, by default, if there are enough. Raises UserError where they do not fit.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [int(node.get("CPU", 0)) for node in nodes]
-    gpus = [int(node.get("GPU", 0)) for node in nodes]
+    cpus, gpus = _per_node("CPU"), _per_node("GPU")
     if use_gpu is None:
         use_gpu = workers <= sum(gpus)
     if use_gpu and workers > sum(gpus):
         raise UserError(
-            f"use_gpu with {workers} workers needs {workers} GPUs, but there are {sum(gpus)};"
+            f"use_gpu is on, but {workers} workers need {workers} GPUs and there are {sum(gpus)};"
             " use fewer workers or --no-use-gpu."
         )
-    wanted = [cores] if cores else range(max(cpus), 0, -1)
-    for each in wanted:
-        fits = (min(c // each, g if use_gpu else c) for c, g in zip(cpus, gpus, strict=True))
-        if sum(fits) >= workers:
+    for each in [cores] if cores else range(max(cpus), 0, -1):
+        if room(Share(each, int(use_gpu))) >= workers:
             return Share(each, int(use_gpu))
+    each = cores or 1
     raise UserError(
-        f"num_workers is {workers}, which takes {workers * (cores or 1)} CPUs with {cores or 1}"
-        f" each, but there are {sum(cpus)}; use fewer workers."
+        f"{workers} workers with {each} CPUs each need {workers * each} CPUs, but there are"
+        f" {sum(cpus)}; use fewer."
     )
+
+
+def room(each: Share) -> int:
+    """How many workers fit on the cluster's nodes at a time."""
+    nodes = zip(_per_node("CPU"), _per_node("GPU"), strict=True)
+    return sum(min(cpus // each.cpus, gpus if each.gpus else cpus) for cpus, gpus in nodes)
+
+
+def _per_node(resource: str) -> list[int]:
+    return [int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]]

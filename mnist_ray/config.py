@@ -69,7 +69,10 @@ class TrainConfig(Config):
     )
     num_workers: int = Field(1, ge=1, le=1024, description="Data-parallel training workers.")
     cpus_per_worker: int | None = Field(
-        None, ge=1, le=1024, description="Cores a worker computes on; none shares out all there are."
+        None,
+        ge=1,
+        le=1024,
+        description="Cores a worker computes on; none shares out all there are.",
     )
     use_gpu: bool | None = Field(
         None, description="One GPU per worker; none takes GPUs if there are enough."
@@ -99,7 +102,7 @@ class TrainConfig(Config):
 
 
 class RunConfig(Config):
-    """Where a run's data and results lie, and how much it prints. Decides nothing that is learned."""
+    """Where a run's data and results lie, and how much it prints. Decides nothing learned."""
 
     data_dir: Path = Field(
         Path("~/.cache/mnist_ray"), description="Folder of MNIST's files; fetched if missing."
@@ -141,7 +144,12 @@ twenty, and a study selects on held-out images."""
 class TuneConfig(Config):
     """A study: which configurations to try, and how long each may train."""
 
-    num_trials: int = Field(8, ge=1, le=100_000, description="Configurations to sample.")
+    num_trials: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Configurations to try; none takes 8, or the whole grid.",
+    )
     search: Literal["random", "grid", "tpe"] = Field(
         "random", description="How they are chosen; grid tries every combination of choices."
     )
@@ -150,7 +158,7 @@ class TuneConfig(Config):
     )
     space: dict[str, str] = Field(
         {},
-        description="A dimension, like lr=loguniform(0.003,0.3); also uniform, randint, choice.",
+        description="What to vary, like lr=loguniform(0.003,0.3); also uniform, randint, choice.",
     )
     workers_per_trial: int = Field(1, ge=1, le=1024, description="Data-parallel workers a trial.")
     max_concurrent: int | None = Field(

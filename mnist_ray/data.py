@@ -85,7 +85,8 @@ def split(mnist: Mnist, holdout: int, train_size: int | None = None) -> Splits:
     held_out = np.sort(order[:holdout])
     end = None if train_size is None else holdout + train_size
     trained_on = np.sort(order[holdout:end])
-    digest = hashlib.sha256(held_out.astype("<i8").tobytes() + b"|" + trained_on.astype("<i8").tobytes())
+    digest = hashlib.sha256(held_out.astype("<i8").tobytes() + b"|")
+    digest.update(trained_on.astype("<i8").tobytes())
     train = _part(mnist.train_images, mnist.train_labels, trained_on)
     score = _part(mnist.train_images, mnist.train_labels, held_out) if holdout else test_part(mnist)
     return Splits(train, score, "holdout" if holdout else "test", digest.hexdigest()[:16])

@@ -30,7 +30,7 @@ class Score(NamedTuple):
 
     loss: float
     accuracy: float
-    count: int
+    images: int
 
 
 def fit(
@@ -91,13 +91,15 @@ def fit(
             images, labels = splits.train.take(positions.to(device))
             images = data.augment(images, config, augment_rng)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, (epoch - 1) * steps + step, config.epochs * steps)
+                group["lr"] = learning_rate(
+                    config, (epoch - 1) * steps + step, config.epochs * steps
+                )
             log_probs = parallel(images)
             loss = _loss(log_probs, labels, config.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             # The workers' gradients are averaged. Their shares of a batch may differ by an image,
             # so each loss is a sum, divided by what makes that average the batch's mean.
-            (loss * (world_size / global_size)).backward()
+            (loss * (world_size / global_size)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             with torch.no_grad():
                 right = (log_probs.argmax(1) == labels).sum()
@@ -137,7 +139,7 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
 
 
 def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1) -> Score:
-    """Score every image of `part` exactly once, each worker its share. Leaves `model` in eval mode."""
+    """Score every image of `part` exactly once, each worker its share; ends in eval mode."""
     device = part.images.device
     totals = torch.zeros(3, dtype=torch.float64, device=device)
     for log_probs, labels in _predictions(model, part, rank, world_size):
@@ -175,7 +177,7 @@ def _predictions(
     model.eval()
     mine = torch.arange(rank, len(part.indices), world_size, device=part.images.device)
     with torch.inference_mode():
-        for positions in mine.split(250):
+        for positions in torch.split(mine, 250):
             images, labels = part.take(positions)
             yield model(images), labels
 

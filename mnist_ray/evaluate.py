@@ -28,7 +28,7 @@ def load_model(saved: checkpoint.Checkpoint) -> nn.Sequential:
     """The trained network of a checkpoint, in eval mode."""
     network = model.build(saved.config)
     network.load_state_dict(saved.state["model"])
-    return network.eval()  # type: ignore[return-value]
+    return network.eval()
 
 
 def score_test(folder: Path, mnist: Mnist) -> engine.Score:
@@ -48,7 +48,7 @@ def report(network: nn.Module, part: data.Part) -> Report:
         (int(part.indices[i]), int(labels[i]), int(guesses[i]), float(probabilities[i]))
         for i in worst
     ]
-    return Report(score, wilson(score.accuracy, score.count), confusion, wrong)
+    return Report(score, wilson(score.accuracy, score.images), confusion, wrong)
 
 
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
 def _print(result: Report, scored_on: str, epoch: int, worst: int) -> None:
     low, high = result.interval
     print(
-        f"{scored_on} accuracy {result.score.accuracy:.2%} of {result.score.count:,} images"
+        f"{scored_on} accuracy {result.score.accuracy:.2%} of {result.score.images:,} images"
         f" (95 % interval {low:.2%} to {high:.2%}), loss {result.score.loss:.4f}, epoch {epoch}\n"
     )
     print("label   right   accuracy   taken for " + " ".join(f"{d:>4}" for d in range(10)))

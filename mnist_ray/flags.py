@@ -25,9 +25,7 @@ def parse(
     in `hide` can be set by neither. Raises UserError; argparse exits with 2 on an unknown flag.
     """
     defaults = defaults or {}
-    owners = {
-        name: cls for cls in classes for name in cls.model_fields if name not in hide
-    }
+    owners = {name: cls for cls in classes for name in cls.model_fields if name not in hide}
     parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of these fields.")
     for name, cls in owners.items():
@@ -54,11 +52,19 @@ def _add_flag(
     parser: argparse.ArgumentParser, name: str, field: Any, defaults: Mapping[str, Any]
 ) -> None:
     default = defaults.get(name, field.default)
-    shown = "none" if default is None else str(default).lower() if default in (True, False) and isinstance(default, bool) else default
+    shown = (
+        "none"
+        if default is None
+        else str(default).lower()
+        if default in (True, False) and isinstance(default, bool)
+        else default
+    )
     limits = bounds(field)
     text = f"{field.description} ({limits + '; ' if limits else ''}default: {shown})"
     flag = f"--{name.replace('_', '-')}"
-    kinds = typing.get_args(field.annotation) if _is_union(field.annotation) else (field.annotation,)
+    kinds = (
+        typing.get_args(field.annotation) if _is_union(field.annotation) else (field.annotation,)
+    )
     if bool in kinds:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
     elif typing.get_origin(field.annotation) is dict:

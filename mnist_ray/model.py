@@ -40,7 +40,7 @@ class Dropout(nn.Dropout):
         if x.device.type != "cpu":
             return super().forward(x)
         dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-        return DropoutFunction.apply(x if dense else x.contiguous(), self.p)  # type: ignore[no-any-return]
+        return DropoutFunction.apply(x if dense else x.contiguous(), self.p)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def build(config: TrainConfig) -> nn.Sequential:

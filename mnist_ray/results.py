@@ -32,7 +32,7 @@ TRIAL_COLUMNS = {
     "trial": "number of the trial, from 0 in the order in which they were sampled",
     "status": "ok (all its epochs), stopped (by the scheduler), diverged (loss not finite), failed",
     "scored_on": "the images behind best_ and final_: holdout, or test where nothing was held out",
-    "best_accuracy": "highest accuracy after any epoch, 0 to 1; the later epoch where two are equal",
+    "best_accuracy": "highest accuracy after any epoch, 0 to 1; of two equal ones, the later",
     "best_epoch": "the epoch of best_accuracy, from 1",
     "best_loss": "mean negative log-likelihood at best_epoch, nats",
     "final_accuracy": "accuracy after the last epoch trained, 0 to 1",
@@ -75,10 +75,20 @@ EPOCH_COLUMNS = {
 }
 
 SUMMARY = (
-    "run trial status best_accuracy best_epoch test_accuracy epochs_trained lr momentum dropout"
-    " batch_size train_seconds"
-).split()
-"""The columns that fit a terminal; csv, json and --columns have the others."""
+    "run",
+    "trial",
+    "status",
+    "best_accuracy",
+    "best_epoch",
+    "test_accuracy",
+    "epochs_trained",
+    "lr",
+    "momentum",
+    "dropout",
+    "batch_size",
+    "train_seconds",
+)
+"""The columns that fit a terminal; csv and json have the others."""
 
 
 def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
@@ -179,7 +189,8 @@ def render(table: pa.Table, form: str) -> str:
     if form == "csv":
         sink = pa.BufferOutputStream()
         pyarrow.csv.write_csv(table, sink)
-        return sink.getvalue().to_pybytes().decode().rstrip("\n")
+        text: str = sink.getvalue().to_pybytes().decode()
+        return text.rstrip("\n")
     rows = table.to_pylist()
     if form == "json":
         return json.dumps(rows, indent=2, default=str)
@@ -238,13 +249,16 @@ def _hardware() -> str:
 
 
 def _commit() -> str | None:
-    git = ["git", "-C", str(Path(__file__).parent)]
+    def git(*command: str) -> subprocess.CompletedProcess[str]:
+        folder = str(Path(__file__).parent)
+        return subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True)
+
     try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True)
+        head = git("rev-parse", "--short", "HEAD")
+        changed = git("diff", "--quiet", "HEAD").returncode
     except OSError:
         return None
-    return head.stdout.strip() + ("+" if changed.returncode else "") if not head.returncode else None
+    return None if head.returncode else head.stdout.strip() + "+" * bool(changed)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -274,7 +288,9 @@ def main(argv: Sequence[str]) -> None:
         raise errors.UserError(f"top is {args.top}, but must be at least 1.")
     folders = args.path or [newest_run(args.storage)]
     name = EPOCHS if args.epochs else TRIALS
-    table = pa.concat_tables([read(folder, name) for folder in folders], promote_options="permissive")
+    table = pa.concat_tables(
+        [read(folder, name) for folder in folders], promote_options="permissive"
+    )
     if not args.epochs:
         table = ranked(table, args.sort)
     if args.top:

@@ -15,11 +15,20 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-import torch
 from ray.util.queue import Empty, Queue
 
-from mnist_ray import checkpoint, cluster, data, engine, errors, evaluate, flags, model, results
-from mnist_ray import display
+from mnist_ray import (
+    checkpoint,
+    cluster,
+    data,
+    display,
+    engine,
+    errors,
+    evaluate,
+    flags,
+    model,
+    results,
+)
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import RunConfig, TrainConfig
 from mnist_ray.errors import RunFailed, UserError
