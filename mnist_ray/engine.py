@@ -112,6 +112,7 @@ def fit(
         score = evaluate(model, splits.score, rank=rank, world_size=world_size)
         metrics = {
             "epoch": epoch,
+            "last_epoch": config.epochs,
             "lr": optimizer.param_groups[0]["lr"],
             "train_loss": loss_sum / count,
             "train_accuracy": right_sum / count,

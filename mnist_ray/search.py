@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import yaml
 from optuna.samplers import TPESampler
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm
 from ray.tune.search.optuna import OptunaSearch
 
 from mnist_ray.config import TrainConfig, TuneConfig
@@ -115,28 +116,45 @@ def param_space(study: TuneConfig, dimensions: dict[str, Dimension]) -> dict[str
     return {name: domain(dimension) for name, dimension in dimensions.items()}
 
 
-def algorithm(study: TuneConfig, seed: int, num_trials: int) -> Searcher | SearchAlgorithm:
-    """The search algorithm; the same seed samples the same configurations."""
+def algorithm(study: TuneConfig, seed: int, num_trials: int, concurrent: int) -> SearchAlgorithm:
+    """The search algorithm, with at most `concurrent` trials at a time; the same seed samples the
+    same configurations."""
     if study.search == "tpe":
         # Bergstra et al., NeurIPS 2011: model the better trials, once there are a few at random.
         sampler = TPESampler(seed=seed, n_startup_trials=max(4, num_trials // 4))
-        return OptunaSearch(metric=METRIC, mode="max", sampler=sampler)
-    return BasicVariantGenerator(random_state=seed)
+        tpe = OptunaSearch(metric=METRIC, mode="max", sampler=sampler)
+        return ConcurrencyLimiter(tpe, max_concurrent=concurrent)
+    # Tune's own max_concurrent_trials does not reach this generator.
+    return BasicVariantGenerator(random_state=seed, max_concurrent=concurrent)
+
+
+class Asha(ASHAScheduler):  # type: ignore[misc]
+    """ASHA (Li et al., arXiv:1810.05934): after 1, 3, 9, … epochs only the best third go on.
+
+    Never stops a trial at its last epoch, where it ends by itself: Ray Train leaks the resources of
+    a run that is killed while it shuts down, and the next trial would wait for them for ever.
+    """
+
+    def __init__(self, max_epochs: int) -> None:
+        super().__init__(
+            time_attr="epoch",
+            metric=METRIC,
+            mode="max",
+            max_t=max_epochs,
+            grace_period=1,
+            reduction_factor=3,
+        )
+
+    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        decision: str = super().on_trial_result(controller, trial, result)
+        return self.CONTINUE if result["epoch"] == result["last_epoch"] else decision
 
 
 def scheduler(study: TuneConfig, max_epochs: int) -> TrialScheduler:
-    """When to stop a trial: never, or by ASHA (Li et al., arXiv:1810.05934) from the first epoch
-    on, keeping the best third at 1, 3, 9, … epochs."""
+    """When to stop a trial."""
     if study.scheduler == "fifo" or max_epochs == 1:
         return FIFOScheduler()
-    return ASHAScheduler(
-        time_attr="epoch",
-        metric=METRIC,
-        mode="max",
-        max_t=max_epochs,
-        grace_period=1,
-        reduction_factor=3,
-    )
+    return Asha(max_epochs)
 
 
 def max_epochs(dimensions: dict[str, Dimension], base: TrainConfig) -> int:

@@ -157,7 +157,8 @@ def study(
     folder = train.run_folder(run, "tune")
     mnist = data.load(run.data_dir)
     launches = study.workers_per_trial > 1
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    if not run.verbose:
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints even at verbose=0
     with cluster.connected(dashboard=launches, verbose=run.verbose):
         share = cluster.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
         concurrent = _concurrency(study, share)
@@ -180,8 +181,7 @@ def study(
             param_space=search.param_space(study, dimensions),
             tune_config=tune.TuneConfig(
                 num_samples=1 if study.search == "grid" else num_trials,
-                max_concurrent_trials=concurrent,
-                search_alg=search.algorithm(study, base.seed, num_trials),
+                search_alg=search.algorithm(study, base.seed, num_trials, concurrent),
                 scheduler=search.scheduler(study, search.max_epochs(dimensions, base)),
                 trial_dirname_creator=lambda trial: f"trial_{trial.trial_id.split('_')[-1]}",
                 reuse_actors=not launches,  # starting a process takes two seconds

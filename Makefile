@@ -1,0 +1,27 @@
+# Everything a newcomer or CI types. `make tune` and `make test` need nothing but Python and an index.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: tune train test check clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+tune: .venv/installed  ## search dropout, learning rate and momentum on MNIST, about 5 minutes on 2 cores
+	$(BIN)/python -m mnist_ray.tune
+
+train: .venv/installed  ## the reference recipe: 20 epochs
+	$(BIN)/python -m mnist_ray.train
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,30 @@
+"""`python -m mnist_ray COMMAND …`, and the command `mnist-ray`."""
+
+import importlib
+import sys
+
+from mnist_ray import errors
+
+COMMANDS = {
+    "train": "train once, with Ray Train; without flags, the reference recipe",
+    "tune": "search hyperparameters, with Ray Tune",
+    "results": "show what studies and training runs found",
+    "evaluate": "score a checkpoint, image by image",
+}
+
+
+def main() -> int:
+    command, *argv = sys.argv[1:] or ["--help"]
+    if command in COMMANDS:
+        # Each command imports only what it needs: Ray and torch take seconds.
+        return errors.run(importlib.import_module(f"mnist_ray.{command}").main, argv)
+    lines = (f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    print("usage: mnist-ray COMMAND [--help] …", "", *lines, sep="\n")
+    if command in ("-h", "--help"):
+        return 0
+    print(f"\nerror: {command} is not a command.", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

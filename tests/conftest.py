@@ -1,0 +1,50 @@
+"""Shared: MNIST itself, a small set for tests that need no real digits, and one Ray cluster."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_ray import data
+from mnist_ray.config import RunConfig
+from mnist_ray.data import Mnist
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Mnist:
+    """The real one, fetched if need be."""
+    return data.load(RunConfig().data_dir)
+
+
+@pytest.fixture(scope="session")
+def small() -> Mnist:
+    """1,001 training images, a number that two workers cannot share equally, and 101 to test on."""
+    rng = np.random.default_rng(1)
+
+    def images(n: int) -> np.ndarray:
+        return rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+
+    def labels(n: int) -> np.ndarray:
+        return rng.integers(0, 10, n, dtype=np.uint8)
+
+    return Mnist(images(1001), labels(1001), images(101), labels(101))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One cluster of two CPUs for all tests with Ray; commands join it through RAY_ADDRESS."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield
+    cluster.shutdown()
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    return tmp_path / "runs"

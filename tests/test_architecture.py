@@ -1,0 +1,107 @@
+"""Who may know whom. The README's arrows are these."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mnist_ray
+
+PACKAGE = Path(mnist_ray.__file__).parent
+ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+MAY_IMPORT = {
+    "errors": set(),
+    "config": {"errors"},
+    "flags": {"config", "errors"},
+    "fetch": {"errors"},
+    "data": {"config", "fetch"},
+    "model": {"config"},
+    "checkpoint": {"config", "errors"},
+    "engine": {"config", "data", "model"},
+    "evaluate": {"checkpoint", "config", "data", "engine", "errors", "model"},
+    "results": {"errors"},
+    "cluster": {"errors"},
+    "display": {"cluster", "config", "data", "model", "results"},
+    "search": {"config", "errors"},
+    "train": {
+        *("checkpoint", "cluster", "config", "data", "display", "engine", "errors", "evaluate"),
+        *("flags", "model", "results"),
+    },
+    "tune": {
+        *("checkpoint", "cluster", "config", "data", "display", "engine", "errors", "evaluate"),
+        *("flags", "results", "search", "train"),
+    },
+    "__main__": {"errors"},
+}
+
+
+def imports_of(room: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{room}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "mnist_ray":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mnist_ray."):
+            found.add(str(node.module).split(".")[1])
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_run_one_way(room: str) -> None:
+    assert imports_of(room) == MAY_IMPORT[room]
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_laptop_without_ray_trains_scores_and_reads_tables(tmp_path: Path) -> None:
+    run_python(f"""
+import sys
+sys.modules["ray"] = None  # any import of it now fails
+from pathlib import Path
+import numpy as np
+from mnist_ray import checkpoint, config, data, engine, evaluate, results
+folder = Path({str(tmp_path)!r})
+rng = np.random.default_rng(0)
+images, labels = rng.integers(0, 256, (200, 28, 28), np.uint8), rng.integers(0, 10, 200, np.uint8)
+mnist = data.Mnist(images, labels, images, labels)
+recipe, rows = config.TrainConfig(epochs=1), []
+splits = data.split(mnist, 0)
+def keep(metrics, state):
+    rows.append(metrics)
+    checkpoint.save(folder, checkpoint.Checkpoint(state, recipe, metrics, splits.hash))
+engine.fit(recipe, splits, on_epoch=keep)
+assert evaluate.score_test(folder, mnist).accuracy == rows[0]["test_accuracy"]
+results.write(folder, [results.trial_row(recipe.model_dump(), rows)], rows)
+assert results.read(folder)["final_accuracy"][0].as_py() == rows[0]["test_accuracy"]
+""")
+
+
+def test_results_know_neither_torch_nor_ray() -> None:
+    loaded = run_python("import mnist_ray.results, sys; print(*sys.modules)").split()
+    assert not {"torch", "ray", "pandas"} & set(loaded)
+
+
+def test_nothing_happens_at_import() -> None:
+    # Only what mnist_ray itself does counts, so its packages are imported first.
+    run_python(f"""
+import sys, logging
+import optuna, pyarrow.csv, pyarrow.parquet, pydantic, ray.train.torch, ray.tune.search.optuna
+import ray.tune.integration.ray_train, ray.util.queue, rich.live, rich.progress, torch, yaml
+handlers = list(logging.getLogger().handlers)
+def watch(event, args):
+    wrote = event == "open" and set(str(args[1])) & set("wax+") and ".pyc" not in str(args[0])
+    if wrote or event in ("os.mkdir", "subprocess.Popen", "socket.connect", "os.putenv"):
+        raise AssertionError((event, args))
+sys.addaudithook(watch)
+for room in {ROOMS!r}:
+    if room != "__main__":
+        __import__(f"mnist_ray.{{room}}")
+assert not ray.is_initialized()
+assert logging.getLogger().handlers == handlers
+""")

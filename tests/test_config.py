@@ -1,0 +1,129 @@
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mnist_ray import flags
+from mnist_ray.config import STUDY_RECIPE, RunConfig, TrainConfig, TuneConfig, bounds, read_yaml
+from mnist_ray.errors import UserError
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def parse(*argv: str, **options: object) -> list:
+    return flags.parse(list(argv), TrainConfig, RunConfig, prog="t", description="d", **options)
+
+
+def test_defaults_are_the_reference_recipe() -> None:
+    recipe = read_yaml(REPOSITORY / "experiments" / "seed.yaml")
+    assert TrainConfig(**recipe) == TrainConfig()
+    assert (TrainConfig().epochs, TrainConfig().holdout) == (20, 0)
+    # A study around it must not inherit a choice of held-out images.
+    assert "holdout" not in recipe
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("dropout", 1.5, "dropout is 1.5, but must be a number, at least 0, at most 0.9."),
+        ("momentum", -1, "momentum is -1, but must be a number, at least 0, below 1."),
+        ("batch_size", 0, "batch_size is 0, but must be a whole number, at least 1, at most 8192."),
+        ("batch_size", 12.5, "batch_size is 12.5, but must be a whole number"),
+        ("lr", math.nan, "lr is nan, but must be a number, above 0, at most 10."),
+        ("lr", "fast", "lr is fast, but must be a number"),
+        ("epochs", None, "epochs is None, but must be a whole number"),
+        ("schedule", "cosine", "schedule is cosine, but must be one of constant, one-cycle."),
+        ("batch_norm", "perhaps", "batch_norm is perhaps, but must be true or false."),
+        ("droput", 0.1, "droput is not a field; the fields are lr, momentum,"),
+        ("train_size", 60_001, "train_size is 60001, but must be a whole number, at least 1"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_bound(field: str, value: object, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        TrainConfig().replace(**{field: value})
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"holdout": 10_000, "train_size": 50_001}, "leaves 50000 of 60000"),
+        ({"batch_size": 65, "num_workers": 2}, "2 workers cannot share"),
+        ({"batch_size": 128, "train_size": 100}, "more than the 100 training images"),
+        ({"nesterov": True, "momentum": 0}, "nesterov is on, but momentum is 0"),
+    ],
+)
+def test_fields_that_disagree_are_refused(changes: dict, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        TrainConfig().replace(**changes)
+    assert says in str(caught.value)
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("lr: 0.5\nmomentum: 0.5\n")
+    config, _ = parse("--config", str(file), "--lr", "0.7", defaults={"lr": 0.1, "dropout": 0.3})
+    assert (config.lr, config.momentum, config.dropout) == (0.7, 0.5, 0.3)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_flags_switch_on_and_off(value: bool) -> None:
+    config, _ = parse("--batch-norm" if value else "--no-batch-norm")
+    assert config.batch_norm is value
+
+
+def test_every_field_has_a_flag_whose_help_states_bounds_and_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        flags.parse(["--help"], TrainConfig, TuneConfig, RunConfig, prog="t", description="d")
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for cls in (TrainConfig, TuneConfig, RunConfig):
+        for name, field in cls.model_fields.items():
+            assert f"--{name.replace('_', '-')}" in text
+            assert bounds(field) in text
+            assert str(field.description) in text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("lr: 0.1\nlearning_rate: 0.1\n", "learning_rate in"),
+        ("- 1\n", "must hold lines like"),
+        ("lr: [\n", "is not YAML"),
+        ("!!python/object/apply:os.system ['true']\n", "is not YAML"),
+        ("lr: 20\n", "lr is 20, but must be a number, above 0, at most 10."),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, content: str, says: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError) as caught:
+        parse("--config", str(file))
+    assert says in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        parse("--config", str(tmp_path / "none.yaml"))
+
+
+def test_an_abbreviated_or_unknown_flag_is_refused() -> None:
+    for flag in ("--drop", "--droput"):
+        with pytest.raises(SystemExit) as ended:
+            parse(flag, "0.1")
+        assert ended.value.code == 2
+
+
+def test_a_hidden_field_cannot_be_set(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("num_workers: 2\n")
+    with pytest.raises(UserError, match="num_workers in .* is not a field"):
+        parse("--config", str(file), hide=["num_workers"])
+
+
+def test_the_recipe_of_a_study_is_valid_and_survives_yaml() -> None:
+    config = TrainConfig(**STUDY_RECIPE)
+    assert TrainConfig(**yaml.safe_load(yaml.safe_dump(config.model_dump()))) == config
