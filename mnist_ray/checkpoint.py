@@ -1,7 +1,9 @@
 """A checkpoint: a folder with one file, written whole or not at all, read without running code."""
 
+import io
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,13 +39,17 @@ def load(folder: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU; raises UserError where there is none that can be used."""
     path = folder.expanduser() / FILE
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        archive = io.BytesIO(path.read_bytes())
     except OSError as error:
         raise UserError(
-            f"checkpoint {folder} holds no {FILE} that can be read ({error.strerror or error});"
+            f"checkpoint {folder} holds no {FILE} that can be read ({error.strerror});"
             " name a checkpoint's folder, as printed at the end of a run."
         ) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a foreign file's pickle; it is refused below
+            content = torch.load(archive, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError):
         raise UserError(
             f"checkpoint {path} is damaged, or not a checkpoint of mnist_ray."
         ) from None
@@ -51,5 +57,7 @@ def load(folder: Path) -> Checkpoint:
         raise UserError(f"checkpoint {path} is not a checkpoint of mnist_ray.")
     if content.pop("format") != FORMAT:
         raise UserError(f"checkpoint {path} was written by another version of mnist_ray.")
+    if set(content) != set(Checkpoint._fields):
+        raise UserError(f"checkpoint {path} is not a checkpoint of mnist_ray.")
     content["config"] = build(TrainConfig, content["config"])
     return Checkpoint(**content)

@@ -85,7 +85,6 @@ SUMMARY = (
     "lr",
     "momentum",
     "dropout",
-    "batch_size",
     "train_seconds",
 )
 """The columns that fit a terminal; csv and json have the others."""

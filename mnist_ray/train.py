@@ -4,6 +4,7 @@ A thin launcher. What is learned is decided in `engine.fit`, which every worker 
 gives it the data, a device and its share of the processor, and takes reports back to the terminal.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -147,6 +148,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
         with show:
             result = _fit(job, queue, on_message)
     kept = {metrics["epoch"]: Path(saved.path) for saved, metrics in result.best_checkpoints}
+    kept[epochs[-1]["epoch"]] = last = Path(result.checkpoint.path)
     best = results.best_epoch(epochs, splits.scored_on)
     row = results.trial_row(
         config.model_dump(),
@@ -162,10 +164,10 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
         **results.provenance(),
     )
     if splits.scored_on == "holdout":
-        score = evaluate.score_test(kept[epochs[-1]["epoch"]], mnist)
+        score = evaluate.score_test(last, mnist)
         row |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
     results.write(folder, [row], epochs)
-    show.end(row, folder, last=kept[epochs[-1]["epoch"]])
+    show.end(row, folder, last=last)
     return row
 
 
@@ -197,10 +199,8 @@ def _fit(
     thread = threading.Thread(target=target, daemon=True)
     thread.start()
     while thread.is_alive() or not queue.empty():
-        try:
-            on_message(*queue.get(timeout=0.2))
-        except Empty:
-            continue
+        with contextlib.suppress(Empty):  # a long wait, because each is a message to the queue
+            on_message(*queue.get(timeout=1))
     if not outcome:
         raise RuntimeError("Ray Train ended without a result")
     if isinstance(outcome[0], ray.train.TrainingFailedError):

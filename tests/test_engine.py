@@ -1,0 +1,193 @@
+"""The loop, against PyTorch's own pieces, against itself resumed, and against two processes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mnist_ray import data, engine, model
+from mnist_ray.config import TrainConfig
+from mnist_ray.data import Mnist
+
+CPU = torch.device("cpu")
+
+
+def fit(config: TrainConfig, mnist: Mnist, **options: Any) -> tuple[nn.Module, list[dict], dict]:
+    """The trained network, each epoch's metrics, and each epoch's state, copied."""
+    metrics, states = [], {}
+
+    def on_epoch(row: engine.Metrics, state: engine.State) -> None:
+        metrics.append(row)
+        states[row["epoch"]] = torch.load(_saved(state), weights_only=True)
+
+    splits = data.split(mnist, config.holdout, config.train_size)
+    return engine.fit(config, splits, on_epoch=on_epoch, **options), metrics, states
+
+
+def _saved(state: engine.State) -> Any:
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return buffer
+
+
+def weights(network: nn.Module) -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in network.state_dict().values()])
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_an_epoch_is_that_of_a_plain_loop(small: Mnist, label_smoothing: float) -> None:
+    # Three batches, the last one smaller. Over many more, rounding errors grow to anything.
+    config = TrainConfig(
+        dropout=0, epochs=1, train_size=150, weight_decay=1e-3, label_smoothing=label_smoothing
+    )
+    splits = data.split(small, 0, 150)
+    trained, (metrics,), _ = fit(config, small)
+
+    torch.manual_seed(data.derive_seed(config.seed))
+    network = model.build(config)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=1e-3)
+    first = weights(network)
+    order = splits.train.indices[torch.randperm(150, generator=data.generator(config.seed, 1))]
+    images = (torch.tensor(small.train_images).float() / 255 - 0.1307) / 0.3081
+    labels = torch.tensor(small.train_labels).long()
+    right = 0
+    for batch in order.split(64):
+        log_probs = network(images[batch].unsqueeze(1))
+        right += (log_probs.argmax(1) == labels[batch]).sum().item()
+        loss = F.cross_entropy(log_probs, labels[batch], label_smoothing=label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (weights(network) - first).abs().max() > 0.1
+    assert torch.allclose(weights(trained), weights(network), atol=1e-4)
+    assert metrics["train_accuracy"] == right / 150
+
+    network.eval()
+    with torch.no_grad():
+        test = (torch.tensor(small.test_images).float() / 255 - 0.1307) / 0.3081
+        log_probs = network(test.unsqueeze(1))
+    loss = F.nll_loss(log_probs, torch.tensor(small.test_labels).long())
+    assert metrics["test_loss"] == pytest.approx(loss.item(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"schedule": "one-cycle", "nesterov": True, "rotation": 10, "shift": 2}]
+)
+def test_a_resumed_run_ends_with_the_same_bits(small: Mnist, changes: dict) -> None:
+    config = TrainConfig(epochs=3, train_size=300, holdout=100, **changes)
+    whole, rows, states = fit(config, small)
+    resumed, later, _ = fit(config, small, start=states[1])
+    assert torch.equal(weights(whole), weights(resumed))
+    timeless = [key for key in rows[0] if "second" not in key]
+    assert [[row[key] for key in timeless] for row in rows[1:]] == [
+        [row[key] for key in timeless] for row in later
+    ]
+
+
+def test_the_seed_decides(small: Mnist) -> None:
+    def trained(seed: int) -> torch.Tensor:
+        return weights(fit(TrainConfig(epochs=1, train_size=128, seed=seed), small)[0])
+
+    assert torch.equal(trained(0), trained(0))
+    assert not torch.equal(trained(0), trained(1))
+
+
+def test_it_stops_when_the_loss_is_not_finite(small: Mnist) -> None:
+    config = TrainConfig(lr=10, momentum=0.99, batch_norm=False, epochs=5, train_size=500)
+    _, rows, _ = fit(config, small)
+    assert not math.isfinite(rows[-1]["train_loss"])
+    assert len(rows) < 5
+
+
+class TestSchedule:
+    def test_constant_is_constant(self) -> None:
+        assert {engine.learning_rate(TrainConfig(lr=0.3), step, 10) for step in range(10)} == {0.3}
+
+    def test_one_cycle_rises_to_its_peak_and_falls_to_nearly_zero(self) -> None:
+        config = TrainConfig(lr=0.4, schedule="one-cycle")
+        rates = [engine.learning_rate(config, step, 999) for step in range(999)]
+        peak = rates.index(max(rates))
+        assert peak == 249
+        assert max(rates) == pytest.approx(0.4)
+        assert rates[: peak + 1] == sorted(rates[: peak + 1])
+        assert rates[peak:] == sorted(rates[peak:], reverse=True)
+        assert 0 < rates[-1] < 0.001
+
+    @pytest.mark.parametrize("steps", [1, 2, 3])
+    def test_one_cycle_of_very_few_steps_stays_within_bounds(self, steps: int) -> None:
+        config = TrainConfig(lr=0.4, schedule="one-cycle")
+        assert all(0 < engine.learning_rate(config, s, steps) <= 0.4 for s in range(steps))
+
+
+# Two processes. What they run must be importable, so it is at the top level.
+
+
+class FrozenNorm(nn.Module):
+    """Keeps batch norm in eval mode, where no worker's result depends on its share of a batch."""
+
+    def __init__(self, network: nn.Module, parallel: nn.Module) -> None:
+        super().__init__()
+        self.parallel, self.norms = parallel, network
+        self.train()
+
+    def train(self, mode: bool = True) -> "FrozenNorm":
+        super().train(mode)
+        for layer in self.norms.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.parallel(x)
+
+
+def train_as(rank: int, world_size: int, config: TrainConfig, mnist: Mnist) -> dict[str, Any]:
+    """One epoch as worker `rank`: the first and last step's gradients, the weights, the metrics."""
+    networks, gradients = [], []
+
+    def wrap(network: nn.Module) -> nn.Module:
+        networks.append(network)
+        return FrozenNorm(network, DistributedDataParallel(network) if world_size > 1 else network)
+
+    def on_step(epoch: int, step: int, steps: int) -> None:
+        if step in (1, steps):
+            gradients.append(torch.cat([p.grad.flatten() for p in networks[0].parameters()]))
+
+    torch.set_num_threads(1)
+    trained, (row,), _ = fit(
+        config, mnist, rank=rank, world_size=world_size, wrap=wrap, on_step=on_step
+    )
+    return {"gradients": torch.stack(gradients), "weights": weights(trained), "metrics": row}
+
+
+def worker(rank: int, folder: str, config: TrainConfig, mnist: Mnist) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save(train_as(rank, 2, config, mnist), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_are_one_with_the_same_global_batch(small: Mnist, tmp_path: Path) -> None:
+    # 133 training and 101 scored images: both are shared unevenly, and so is the last batch of 5.
+    config = TrainConfig(batch_size=64, train_size=133, epochs=1, dropout=0)
+    alone = train_as(0, 1, config, small)
+    torch.multiprocessing.spawn(worker, (str(tmp_path), config, small), nprocs=2)
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+    assert alone["gradients"].abs().max() > 0.01
+    for one in both:
+        assert torch.allclose(one["gradients"], alone["gradients"], atol=1e-5)
+        assert torch.allclose(one["weights"], alone["weights"], atol=1e-5)
+        for key in ("train_accuracy", "test_accuracy"):
+            assert one["metrics"][key] == alone["metrics"][key]
+        for key in ("train_loss", "test_loss"):
+            assert one["metrics"][key] == pytest.approx(alone["metrics"][key], abs=1e-6)
+    assert torch.equal(both[0]["weights"], both[1]["weights"])

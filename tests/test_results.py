@@ -1,0 +1,159 @@
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_ray import errors, results
+from mnist_ray.config import TrainConfig
+from mnist_ray.errors import UserError
+
+
+def epoch(number: int, accuracy: float, loss: float = 0.1) -> dict[str, Any]:
+    return {
+        "trial": 0,
+        "epoch": number,
+        "train_loss": loss,
+        "holdout_accuracy": accuracy,
+        "holdout_loss": loss,
+        "train_seconds": 2.0,
+        "images_per_second": 100.0 * number,
+    }
+
+
+CONFIG = TrainConfig(holdout=100, epochs=3).model_dump()
+
+
+def row(*epochs: dict[str, Any], **known: Any) -> dict[str, Any]:
+    return results.trial_row(CONFIG, epochs, **known)
+
+
+def test_a_trial_is_known_by_its_best_epoch_and_its_last() -> None:
+    trial = row(epoch(1, 0.8), epoch(2, 0.9, 0.5), epoch(3, 0.7))
+    assert (trial["best_epoch"], trial["best_accuracy"], trial["best_loss"]) == (2, 0.9, 0.5)
+    assert (trial["final_accuracy"], trial["epochs_trained"]) == (0.7, 3)
+    assert trial["train_seconds"] == 6
+    assert trial["images_per_second"] == pytest.approx(200)
+    assert trial["test_accuracy"] is None
+
+
+def test_of_two_equal_epochs_the_later_is_best() -> None:
+    assert row(epoch(1, 0.9), epoch(2, 0.9), epoch(3, 0.8))["best_epoch"] == 2
+
+
+def test_status() -> None:
+    assert row(epoch(1, 0.9), epoch(2, 0.9), epoch(3, 0.9))["status"] == "ok"
+    assert row(epoch(1, 0.9))["status"] == "stopped"
+    assert row(epoch(1, 0.1, loss=float("nan")))["status"] == "diverged"
+    assert row(status="failed", error="out of memory")["status"] == "failed"
+
+
+def test_every_column_is_there_and_documented() -> None:
+    assert list(row(epoch(1, 0.9))) == [
+        *results.TRIAL_COLUMNS,
+        *(name for name in TrainConfig.model_fields if name not in results.TRIAL_COLUMNS),
+    ]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    results.write(
+        folder,
+        [
+            row(epoch(1, 0.5), run="first", trial=0, lr=0.125, total_seconds=9.0),
+            row(epoch(1, 0.9), epoch(2, 0.8), run="first", trial=1, lr=0.25, total_seconds=7.0),
+            row(run="first", trial=2, status="failed", error="boom", total_seconds=8.0),
+        ],
+        [epoch(1, 0.5), {**epoch(1, 0.9), "trial": 1}, {**epoch(2, 0.8), "trial": 1}],
+    )
+    return folder
+
+
+def show(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    assert errors.run(results.main, [str(word) for word in argv]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_best_comes_first_and_the_failed_last(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = json.loads(show(capsys, run, "--format", "json"))
+    assert [trial["trial"] for trial in trials] == [1, 0, 2]
+    assert [t["trial"] for t in json.loads(show(capsys, run, "--format=json", "--top=1"))] == [1]
+    quickest = json.loads(show(capsys, run, "--format=json", "--sort=total_seconds"))
+    assert [trial["trial"] for trial in quickest] == [1, 2, 0]
+
+
+def test_csv_has_every_column(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(csv.DictReader(io.StringIO(show(capsys, run, "--format", "csv"))))
+    assert set(results.TRIAL_COLUMNS) <= set(rows[0])
+    assert [float(row["lr"]) for row in rows[:2]] == [0.25, 0.125]
+
+
+def test_the_table_fits_eighty_columns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = show(capsys, run).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert "1  stopped    90.00%" in lines[2]
+
+
+def test_markdown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = show(capsys, run, "--format", "markdown").splitlines()
+    assert lines[0].startswith("| trial | status | best accuracy |")
+    assert lines[1].startswith("| --- |")
+    assert len(lines) == 5
+
+
+def test_epochs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads(show(capsys, run, "--epochs", "--format", "json"))
+    assert [(row["trial"], row["epoch"]) for row in rows] == [(0, 1), (1, 1), (1, 2)]
+
+
+def test_several_runs_are_one_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = run.parent / "second"
+    other.mkdir()
+    results.write(other, [row(epoch(1, 0.7), run="second", trial=0)], [])
+    trials = json.loads(show(capsys, run, other, "--format", "json"))
+    assert [trial["run"] for trial in trials] == ["first", "second", "first", "first"]
+    assert show(capsys, run, other).split()[:2] == ["best", "best"]
+
+
+def test_without_a_path_the_newest_run_is_shown(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = run.parent / "older"
+    older.mkdir()
+    results.write(older, [row(epoch(1, 0.7), run="older", trial=0)], [])
+    os.utime(older / results.TRIALS, (1, 1))
+    trials = json.loads(show(capsys, "--storage", run.parent, "--format", "json"))
+    assert {trial["run"] for trial in trials} == {"first"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["{tmp}/none"], "holds no trials.parquet"),
+        (["--storage", "{tmp}/none"], "holds no results yet"),
+        (["{run}", "--sort", "speed"], "sort is speed, but must be a column: run, trial"),
+        (["{run}", "--top", "0"], "top is 0, but must be at least 1"),
+        (["{tmp}/damaged"], "trials.parquet cannot be read"),
+    ],
+)
+def test_bad_input(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], says: str
+) -> None:
+    damaged = tmp_path / "damaged" / results.TRIALS
+    damaged.parent.mkdir()
+    damaged.write_bytes((run / results.TRIALS).read_bytes()[:-9])
+    argv = [word.format(tmp=tmp_path, run=run) for word in argv]
+    assert errors.run(results.main, argv) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_errors_can_be_shown_whole(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        errors.run(results.main, [str(tmp_path), "--verbose"])
