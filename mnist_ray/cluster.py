@@ -1,13 +1,16 @@
 """Ray itself: joining a cluster or starting one here, and what it has room for."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 
 from mnist_ray.errors import RunFailed, UserError
+
+API_SERVER = "RAY_API_SERVER_ADDRESS"
 
 
 class Share(NamedTuple):
@@ -21,22 +24,40 @@ class Share(NamedTuple):
 def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
     """Inside, Ray is there: the cluster this machine is a node of, or one just for this block.
 
-    `dashboard` is for a cluster started here: trials that launch workers of their own need its
-    process to give their resources back (see `tune.py`).
+    `dashboard` is for a cluster started here. Trials that launch workers of their own need it: when
+    one is stopped early, Ray Train asks the dashboard whether that trial's controller is dead, and
+    gives its resources back only then.
     """
     # Ray Train asks its workers for news this often; at its default of 2 s a short epoch waits.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default from now on
-    quiet = {"logging_level": "INFO" if verbose else "ERROR", "log_to_driver": verbose}
+    options: dict[str, Any] = {
+        "include_dashboard": dashboard,
+        "logging_level": "INFO" if verbose else "ERROR",
+        "log_to_driver": verbose,
+    }
+    if dashboard:
+        options["dashboard_port"] = use_dashboard_port()
     try:
         # Joins the cluster of RAY_ADDRESS, or of `ray start` on this machine, or else starts one.
-        ray.init(include_dashboard=dashboard, **quiet)
+        ray.init(**options)
     except (RuntimeError, OSError, ValueError) as error:  # ConnectionError is an OSError
         raise RunFailed(f"Ray did not start: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+        os.environ.pop(API_SERVER, None)
+
+
+def use_dashboard_port() -> int:
+    """A free port for the dashboard of a cluster to be started. Its processes will find it there:
+    by itself Ray looks for any cluster on this machine, and gives up where there are two."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    os.environ[API_SERVER] = f"http://127.0.0.1:{port}"
+    return port
 
 
 def share(workers: int, cores: int | None, use_gpu: bool | None) -> Share:

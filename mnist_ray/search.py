@@ -1,5 +1,6 @@
 """Search spaces as people write them, and search algorithms and schedulers by name."""
 
+import contextlib
 import math
 import re
 from typing import Any, NamedTuple
@@ -44,11 +45,12 @@ def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
         if dimension.kind in ("uniform", "loguniform"):
             low, high = dimension.values
             probes.append(low + 0.618 * (high - low))  # no whole number by chance
-        for value in probes:
-            try:
-                base.replace(**{name: value})
-            except UserError as error:
-                raise UserError(f"space has {name}={text}: {error}") from None
+        try:
+            checked = tuple(getattr(base.replace(**{name: value}), name) for value in probes)
+        except UserError as error:
+            raise UserError(f"space has {name}={text}: {error}") from None
+        if dimension.kind == "choice":
+            dimensions[name] = Dimension("choice", checked)  # in the field's own type
     return dimensions
 
 
@@ -61,7 +63,7 @@ def _parse_one(name: str, text: str) -> Dimension:
         )
     kind = match[1]
     try:
-        values = yaml.safe_load(f"[{match[2]}]")
+        values = [_read(value) for value in yaml.safe_load(f"[{match[2]}]")]
     except yaml.YAMLError:
         values = []
     if not values or any(isinstance(value, (list, dict)) for value in values):
@@ -78,6 +80,14 @@ def _parse_one(name: str, text: str) -> Dimension:
     if kind == "randint" and not (isinstance(low, int) and isinstance(high, int)):
         raise UserError(f"{wrong}randint takes two whole numbers.")
     return Dimension(kind, (low, high))
+
+
+def _read(value: Any) -> Any:
+    """YAML takes 1e-3 for text; people do not."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _is_number(value: Any) -> bool:

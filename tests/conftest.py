@@ -36,9 +36,10 @@ def ray_cluster() -> Iterator[None]:
     """One cluster of two CPUs for all tests with Ray; commands join it through RAY_ADDRESS."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True}
-    )
+    from mnist_ray.cluster import use_dashboard_port
+
+    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": use_dashboard_port()}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield

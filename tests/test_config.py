@@ -120,7 +120,7 @@ def test_an_abbreviated_or_unknown_flag_is_refused() -> None:
 def test_a_hidden_field_cannot_be_set(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("num_workers: 2\n")
-    with pytest.raises(UserError, match="num_workers in .* is not a field"):
+    with pytest.raises(UserError, match=r"num_workers in .* is not a field"):
         parse("--config", str(file), hide=["num_workers"])
 
 

@@ -1,0 +1,185 @@
+"""Real runs on one cluster of two CPUs, of few images and epochs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mnist_ray import checkpoint, data, engine, errors, evaluate, results, train, tune
+from mnist_ray.config import TrainConfig, read_yaml
+from mnist_ray.data import Mnist
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+# 101 held-out images: a number that two workers cannot share equally.
+SMALL = ["--train-size", "300", "--holdout", "101", "--batch-size", "50"]
+
+
+def table(folder: Path, name: str = results.TRIALS) -> list[dict[str, Any]]:
+    return results.read(folder, name).to_pylist()
+
+
+def assert_checkpoint_scores_what_the_table_says(row: dict[str, Any], mnist: Mnist) -> None:
+    saved = checkpoint.load(Path(row["checkpoint"]))
+    splits = data.split(mnist, saved.config.holdout, saved.config.train_size)
+    assert saved.split_hash == splits.hash == row["split_hash"]
+    assert saved.state["epoch"] == row["best_epoch"]
+    score = engine.evaluate(evaluate.load_model(saved), splits.score)
+    assert score.accuracy == row["best_accuracy"]
+    assert score.loss == pytest.approx(row["best_loss"], abs=1e-5)
+
+
+def test_one_worker_ends_with_the_bits_of_plain_python(
+    storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*SMALL, "--epochs", "3", "--storage", str(storage), "--name", "one"]
+    assert errors.run(train.main, flags) == 0
+    (row,), epochs = table(storage / "one"), table(storage / "one", results.EPOCHS)
+    shown = capfd.readouterr().out
+    assert "13,808" in shown
+    assert f"epoch 3/3  loss {epochs[2]['train_loss']:.4f}" in shown
+    assert "last checkpoint" in shown
+
+    config = TrainConfig(train_size=300, holdout=101, batch_size=50, epochs=3)
+    splits, alone = data.split(mnist, 101, 300), []
+    engine.prepare_process(threads=2)
+    network = engine.fit(config, splits, on_epoch=lambda metrics, state: alone.append(metrics))
+    for name in ("train_loss", "holdout_loss", "holdout_accuracy"):
+        assert [epoch[name] for epoch in epochs] == [metrics[name] for metrics in alone]
+    test = engine.evaluate(network, data.test_part(mnist))
+    assert (row["status"], row["test_accuracy"]) == ("ok", test.accuracy)
+    assert_checkpoint_scores_what_the_table_says(row, mnist)
+    # The last and the best, which may be the same.
+    saved = list((storage / "one").glob("checkpoint_*/checkpoint.pt"))
+    assert {checkpoint.load(path.parent).state["epoch"] for path in saved} == {
+        row["best_epoch"],
+        3,
+    }
+    last = next(path for path in saved if checkpoint.load(path.parent).state["epoch"] == 3)
+    state = checkpoint.load(last.parent).state["model"]
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
+
+
+def test_two_workers_report_the_whole_set(storage: Path, mnist: Mnist) -> None:
+    flags = [*SMALL, "--epochs", "1", "--num-workers", "2", "--storage", str(storage)]
+    assert errors.run(train.main, [*flags, "--name", "two"]) == 0
+    (row,) = table(storage / "two")
+    assert row["num_workers"] == 2
+    assert row["best_accuracy"] * 101 == pytest.approx(round(row["best_accuracy"] * 101))
+    assert_checkpoint_scores_what_the_table_says(row, mnist)
+
+
+def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]) -> None:
+    flags = [*SMALL, "--epochs", "2", "--num-trials", "3", "--scheduler", "fifo", "--search", "tpe"]
+    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "study"]) == 0
+    folder = storage / "study"
+    rows = table(folder)
+    assert [(row["trial"], row["status"]) for row in rows] == [(n, "ok") for n in range(3)]
+    assert len(table(folder, results.EPOCHS)) == 6
+    for row in rows:
+        assert_checkpoint_scores_what_the_table_says(row, mnist)
+    # The test set is scored once, for the best trial alone.
+    best = max(rows, key=lambda row: (row["best_accuracy"], -row["trial"]))
+    assert [row["trial"] for row in rows if row["test_accuracy"] is not None] == [best["trial"]]
+    score = evaluate.score_test(Path(best["checkpoint"]), mnist)
+    assert best["test_accuracy"] == score.accuracy
+    recipe = TrainConfig(**read_yaml(folder / "best.yaml"))
+    assert (recipe.lr, recipe.momentum, recipe.dropout, recipe.schedule) == (
+        *(best[name] for name in ("lr", "momentum", "dropout")),
+        "one-cycle",
+    )
+    shown = capfd.readouterr()
+    assert f"checkpoint       {best['checkpoint']}" in shown.out
+    assert "--holdout 0" in shown.out.splitlines()[-1]
+    assert "WARNING" not in shown.out + shown.err
+
+    # The name is taken now, and nothing is overwritten.
+    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "study"]) == 2
+    assert "name study is taken" in capfd.readouterr().err
+    assert table(folder) == rows
+
+
+def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:
+    space = ["--space", "lr=choice(10, 0.01)", "--search", "grid", "--scheduler", "fifo"]
+    wild = ["--momentum", "0.99", "--no-batch-norm", "--schedule", "constant", "--epochs", "2"]
+    flags = [*SMALL, *space, *wild, "--storage", str(storage), "--name", "wild"]
+    assert errors.run(tune.main, flags) == 0
+    rows = table(storage / "wild")
+    assert [(row["lr"], row["status"]) for row in rows] == [(10, "diverged"), (0.01, "ok")]
+    assert rows[0]["epochs_trained"] == 1
+
+
+def test_trials_that_launch_workers_give_their_cpus_back_when_stopped(
+    storage: Path, mnist: Mnist
+) -> None:
+    # Two CPUs, two workers a trial: a trial that keeps its own would stop all that follow.
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mnist_ray.tune", *SMALL),
+            *("--workers-per-trial", "2", "--epochs", "2", "--search", "grid"),
+            *("--space", "lr=choice(0.1, 1e-6, 2e-6)", "--momentum", "0.5"),
+            *("--storage", str(storage), "--name", "nested"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = table(storage / "nested")
+    assert [row["trial"] for row in rows] == [0, 1, 2]
+    assert {row["num_workers"] for row in rows} == {2}
+    # ASHA may let a weak trial go on by chance, but not two, and each must have an end.
+    assert "stopped" in {row["status"] for row in rows}
+    for row in rows:
+        assert_checkpoint_scores_what_the_table_says(row, mnist)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "says"),
+    [
+        (
+            train.main,
+            ["--num-workers", "3", "--batch-size", "63"],
+            "3 workers with 1 CPUs each need",
+        ),
+        (train.main, ["--cpus-per-worker", "3"], "1 workers with 3 CPUs each need 3 CPUs"),
+        (train.main, ["--use-gpu"], "1 workers need 1 GPUs and there are 0"),
+        (
+            tune.main,
+            ["--workers-per-trial", "3", "--batch-size", "63"],
+            "3 workers with 1 CPUs each need 3 CPUs, but there are 2",
+        ),
+        (tune.main, ["--max-concurrent", "3"], "only 2 trials fit at a time; use at most 2"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_numbers(
+    command: Any, flags: list[str], says: str, storage: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert errors.run(command, [*flags, "--storage", str(storage), "--name", "big"]) == 2
+    assert says in capfd.readouterr().err
+    assert not (storage / "big").exists()
+
+
+def test_a_job_of_its_own_cluster_leaves_nothing_running(storage: Path) -> None:
+    """As on a laptop: no RAY_ADDRESS, one command, and the results are read by another."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    flags = [*SMALL, "--epochs", "1", "--cpus-per-worker", "1", "--no-use-gpu"]
+    command = [sys.executable, "-m", "mnist_ray", "train", *flags, "--storage", str(storage)]
+    before = _raylets()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert _raylets() == before
+    read = [sys.executable, "-m", "mnist_ray", "results", "--storage", str(storage)]
+    shown = subprocess.run([*read, "--format", "json"], capture_output=True, text=True, check=True)
+    (row,) = json.loads(shown.stdout)
+    assert row["run"].startswith("train-")
+
+
+def _raylets() -> set[str]:
+    return set(subprocess.run(["pgrep", "raylet"], capture_output=True, text=True).stdout.split())

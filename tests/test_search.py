@@ -1,0 +1,168 @@
+"""Spaces, samplers and schedulers, without training anything."""
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ray.tune.search.variant_generator import generate_variants
+
+from mnist_ray import search
+from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
+from mnist_ray.errors import UserError
+
+BASE = TrainConfig(**STUDY_RECIPE)
+
+
+def test_the_default_spaces_are_valid() -> None:
+    for study in (TuneConfig(), TuneConfig(search="grid")):
+        dimensions = search.parse(study.dimensions(), BASE)
+        assert set(dimensions) == {"dropout", "lr", "momentum"}
+        assert search.trials(study, dimensions) == 8
+
+
+def test_every_kind_of_field_can_be_a_dimension() -> None:
+    space = {
+        "lr": "loguniform(1e-3, 1)",
+        "dropout": "uniform(0, 0.5)",
+        "epochs": "randint(1, 3)",
+        "train_size": "choice(1000, 50000)",
+        "schedule": "choice(constant, one-cycle)",
+        "batch_norm": "choice(true, false)",
+        "label_smoothing": "choice(0, 0.1)",
+        "seed": "choice(0, 1, 2)",
+    }
+    dimensions = search.parse(space, BASE)
+    assert dimensions["schedule"].values == ("constant", "one-cycle")
+    assert dimensions["batch_norm"].values == (True, False)
+    assert search.max_epochs(dimensions, BASE) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("droput", "uniform(0, 1)", "space has droput, but can only have lr, momentum"),
+        ("holdout", "choice(1, 2)", "space has holdout, but can only have"),
+        ("num_workers", "choice(1, 2)", "space has num_workers, but can only have"),
+        ("lr", "0.1", "must be uniform(a, b), loguniform(a, b)"),
+        ("lr", "normal(0, 1)", "must be uniform(a, b), loguniform(a, b)"),
+        ("lr", "__import__('os')", "must be uniform(a, b), loguniform(a, b)"),
+        ("lr", "uniform()", "has no list of values in its brackets"),
+        ("lr", "uniform([1], 2)", "has no list of values in its brackets"),
+        ("lr", "uniform(0.1)", "uniform takes two numbers"),
+        ("lr", "uniform(a, b)", "uniform takes two numbers"),
+        ("lr", "uniform(.nan, 1)", "uniform takes two numbers"),
+        ("lr", "uniform(0.2, 0.1)", "its lower end 0.2 is not below its upper end 0.1"),
+        ("lr", "loguniform(0, 0.1)", "its lower end 0 must be above 0"),
+        ("lr", "uniform(0.1, 11)", "lr is 11, but must be a number, above 0, at most 10"),
+        ("dropout", "uniform(0, 1.5)", "dropout is 1.5, but must be a number, at least 0"),
+        ("batch_size", "uniform(32, 64)", "but must be a whole number"),
+        ("batch_norm", "uniform(0, 1)", "batch_norm is 0.618, but must be true or false"),
+        ("epochs", "randint(1.5, 3)", "randint takes two whole numbers"),
+        ("schedule", "choice(cosine)", "schedule is cosine, but must be one of"),
+        ("momentum", "choice(0, 0.9)", "nesterov is on, but momentum is 0"),
+    ],
+)
+def test_a_bad_space_is_refused_before_anything_runs(name: str, text: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        search.parse({name: text}, BASE)
+    assert says in str(caught.value)
+
+
+@given(st.sampled_from(sorted(TrainConfig.model_fields)), st.text(max_size=30))
+def test_whatever_is_written_is_read_or_refused(name: str, text: str) -> None:
+    with contextlib.suppress(UserError):
+        search.parse({name: text}, BASE)
+
+
+@given(
+    low=st.floats(1e-6, 0.85),
+    width=st.floats(1e-6, 0.04),
+    kind=st.sampled_from(["uniform", "loguniform"]),
+)
+def test_what_is_sampled_is_accepted(low: float, width: float, kind: str) -> None:
+    dimensions = search.parse({"dropout": f"{kind}({low}, {low + width})"}, BASE)
+    domain = search.param_space(TuneConfig(), dimensions)["dropout"]
+    for value in domain.sample(size=20):
+        BASE.replace(dropout=value)
+
+
+def test_randint_includes_both_ends() -> None:
+    dimensions = search.parse({"epochs": "randint(1, 3)"}, BASE)
+    domain = search.param_space(TuneConfig(), dimensions)["epochs"]
+    assert set(domain.sample(size=200)) == {1, 2, 3}
+
+
+def test_a_grid_is_every_combination() -> None:
+    study = TuneConfig(search="grid", space={"lr": "choice(0.1, 0.2)", "dropout": "choice(0, 0.1)"})
+    dimensions = search.parse(study.dimensions(), BASE)
+    assert search.trials(study, dimensions) == 4
+    variants = [v for _, v in generate_variants(search.param_space(study, dimensions))]
+    assert len({(v["lr"], v["dropout"]) for v in variants}) == len(variants) == 4
+
+
+@pytest.mark.parametrize(
+    ("study", "says"),
+    [
+        (TuneConfig(search="grid", space={"lr": "uniform(0.1, 0.2)"}), "write lr=choice(a, b, …)"),
+        (
+            TuneConfig(search="grid", space={"lr": "choice(0.1, 0.2)"}, num_trials=3),
+            "num_trials is 3, but the grid has 2 combinations",
+        ),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(study: TuneConfig, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        search.trials(study, search.parse(study.dimensions(), BASE))
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_the_seed_decides_what_is_sampled(name: str) -> None:
+    study = TuneConfig(search=name)
+    dimensions = search.parse(study.dimensions(), BASE)
+    space = search.param_space(study, dimensions)
+
+    def sampled(seed: int) -> list[dict[str, Any]]:
+        algorithm = search.algorithm(study, seed, 8, concurrent=8)
+        if name == "tpe":
+            algorithm.set_search_properties(search.METRIC, "max", space)
+            return [algorithm.suggest(str(number)) for number in range(4)]
+        algorithm.add_configurations({"a": _experiment(space)})
+        return [algorithm.next_trial().config for _ in range(4)]
+
+    assert sampled(0) == sampled(0)
+    assert sampled(0) != sampled(1)
+
+
+def _experiment(space: dict[str, Any]) -> dict[str, Any]:
+    from ray.tune.registry import register_trainable
+
+    register_trainable("nothing", lambda config: None)
+    return {"run": "nothing", "config": space, "num_samples": 4}
+
+
+class FakeTrial:
+    def __init__(self, name: str) -> None:
+        self.trial_id = name
+
+
+def test_asha_stops_weak_trials_early_and_none_at_its_last_epoch() -> None:
+    scheduler = search.scheduler(TuneConfig(), max_epochs=3)
+
+    def report(trial: FakeTrial, epoch: int, accuracy: float, last: int = 3) -> str:
+        result = {"epoch": epoch, "last_epoch": last, search.METRIC: accuracy}
+        return scheduler.on_trial_result(None, trial, {**result, "training_iteration": epoch})
+
+    trials = [FakeTrial(str(number)) for number in range(6)]
+    for trial in trials:
+        scheduler.on_trial_add(None, trial)
+    decisions = [report(trial, 1, 0.9 - 0.1 * i) for i, trial in enumerate(trials)]
+    assert decisions[0] == "CONTINUE"
+    assert decisions[1:] == ["STOP"] * 5
+    assert report(trials[0], 2, 0.91) == "CONTINUE"
+    assert report(trials[0], 3, 0.1) == "CONTINUE"
+    short = FakeTrial("short")
+    scheduler.on_trial_add(None, short)
+    assert report(short, 1, 0.0, last=1) == "CONTINUE"
