@@ -193,7 +193,7 @@ def _fit(
     def target() -> None:
         try:
             outcome.append(job.fit())
-        except ray.train.TrainingFailedError as error:
+        except BaseException as error:  # raised below, in the thread that asked
             outcome.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
@@ -201,10 +201,10 @@ def _fit(
     while thread.is_alive() or not queue.empty():
         with contextlib.suppress(Empty):  # a long wait, because each is a message to the queue
             on_message(*queue.get(timeout=1))
-    if not outcome:
-        raise RuntimeError("Ray Train ended without a result")
     if isinstance(outcome[0], ray.train.TrainingFailedError):
         raise RunFailed(f"training stopped: {cause(outcome[0])}") from outcome[0]
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
     return outcome[0]
 
 
