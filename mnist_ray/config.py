@@ -148,7 +148,7 @@ class TuneConfig(Config):
         None,
         ge=1,
         le=100_000,
-        description="Configurations to try; none takes 8, or the whole grid.",
+        description="Configurations to try; none takes 6, or the whole grid.",
     )
     search: Literal["random", "grid", "tpe"] = Field(
         "random", description="How they are chosen; grid tries every combination of choices."

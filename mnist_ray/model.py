@@ -18,10 +18,13 @@ class DropoutFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, p: float) -> Tensor:
-        lanes = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        keep = lanes.view(torch.int16)[: x.numel()] < round((1 - p) * 65536) - 32768
-        # The bits are laid over x as it lies in memory: a layout change would cost more than them.
-        scale = keep.as_strided(x.shape, x.stride()).to(x.dtype).mul_(1 / (1 - p))
+        n = x.numel()
+        lanes = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        # 1 to keep, 0 to drop, laid over the scale as it lies in memory, whatever its layout.
+        scale = torch.empty_like(x)
+        keep = scale.as_strided((n,), (1,))
+        torch.lt(lanes.view(torch.int16)[:n], round((1 - p) * 65536) - 32768, out=keep)
+        scale.mul_(1 / (1 - p))
         ctx.save_for_backward(scale)
         return x * scale
 
@@ -39,8 +42,7 @@ class Dropout(nn.Dropout):
             return x
         if x.device.type != "cpu":
             return super().forward(x)
-        dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-        return DropoutFunction.apply(x if dense else x.contiguous(), self.p)  # type: ignore[no-any-return, no-untyped-call]
+        return DropoutFunction.apply(x, self.p)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def build(config: TrainConfig) -> nn.Sequential:
@@ -51,7 +53,7 @@ def build(config: TrainConfig) -> nn.Sequential:
     def block(in_channels: int, out_channels: int, padding: int = 0) -> list[nn.Module]:
         layers: list[nn.Module] = [
             nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=False),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         ]
         if config.batch_norm:
             layers.append(nn.BatchNorm2d(out_channels))

@@ -97,7 +97,7 @@ def _is_number(value: Any) -> bool:
 def trials(study: TuneConfig, dimensions: dict[str, Dimension]) -> int:
     """How many trials the study has; raises UserError where a grid cannot have that many."""
     if study.search != "grid":
-        return study.num_trials or 8
+        return study.num_trials or 6
     for name, dimension in dimensions.items():
         if dimension.kind != "choice":
             raise UserError(

@@ -255,7 +255,7 @@ def main(argv: Sequence[str]) -> None:
         TuneConfig,
         RunConfig,
         prog="python -m mnist_ray.tune",
-        description="Search hyperparameters. Without flags: dropout, lr and momentum, 8 trials.",
+        description="Search hyperparameters. Without flags: dropout, lr and momentum.",
         defaults=STUDY_RECIPE,
         hide=["num_workers"],
     )
