@@ -94,7 +94,7 @@ class Training:
             )
         self.console.print(
             f"{row['train_seconds']:.0f} s of training, {row['total_seconds']:.0f} s in all\n"
-            f"last checkpoint  {last}\nbest checkpoint  {row['checkpoint']}\n\n"
+            f"last checkpoint  {last}\nbest checkpoint  {folder / row['checkpoint']}\n\n"
             f"Next: python -m mnist_ray.evaluate {last}"
         )
 
@@ -204,7 +204,7 @@ class Study:
             f"best trial       {best['trial']}: {values(self.sampled[best['trial']])}\n"
             f"held-out         {best['best_accuracy']:.2%} after epoch {best['best_epoch']}\n"
             f"test accuracy    {best['test_accuracy']:.2%} of that checkpoint, scored once\n"
-            f"checkpoint       {best['checkpoint']}\n"
+            f"checkpoint       {folder / best['checkpoint']}\n"
             f"tables           {folder}\n"
             f"time             {time.monotonic() - self.began:.0f} s\n\n"
             "Next, the winner on all 60,000 images:\n"

@@ -43,7 +43,7 @@ TRIAL_COLUMNS = {
     "train_seconds": "seconds spent training, without scoring",
     "total_seconds": "seconds from the start to the end of the trial",
     "images_per_second": "training images per second, over all its workers",
-    "checkpoint": "folder of the checkpoint of best_epoch",
+    "checkpoint": "folder of the checkpoint of best_epoch, within the run's folder",
     "error": "one line, where status is failed",
     "split_hash": "hash of which images were held out and which trained on",
     "precision": "arithmetic of the network: fp32",

@@ -155,7 +155,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
         epochs,
         run=folder.name,
         trial=0,
-        checkpoint=str(kept[best["epoch"]]),
+        checkpoint=str(kept[best["epoch"]].relative_to(folder)),
         total_seconds=time.monotonic() - clock,
         split_hash=splits.hash,
         precision="fp32",

@@ -98,9 +98,10 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         row = {name: result[name] for name in results.EPOCH_COLUMNS if name in result}
         row |= {"run": self.folder.name, "trial": self.numbers[trial.trial_id]}
         # Where the trial's workers saved it, or else where Tune put what the trial reported.
-        row["checkpoint"] = result.get(CHECKPOINT_PATH_KEY) or os.path.join(
+        saved = result.get(CHECKPOINT_PATH_KEY) or os.path.join(
             trial.storage.trial_fs_path, result["checkpoint_dir_name"]
         )
+        row["checkpoint"] = str(Path(saved).relative_to(self.folder))
         self.epochs[trial.trial_id].append(row)
         self.show.epoch(row)
 
@@ -207,7 +208,7 @@ def study(
         raise RunFailed(f"no trial came to its end; the first said: {_first_error(recorder)}")
     rows = sorted(finished, key=lambda row: (row["best_accuracy"], -row["trial"]), reverse=True)
     best = rows[0]
-    score = evaluate.score_test(Path(best["checkpoint"]), mnist)
+    score = evaluate.score_test(folder / best["checkpoint"], mnist)
     best |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
     recorder.write()
     recipe = folder / "best.yaml"

@@ -24,8 +24,10 @@ def table(folder: Path, name: str = results.TRIALS) -> list[dict[str, Any]]:
     return results.read(folder, name).to_pylist()
 
 
-def assert_checkpoint_scores_what_the_table_says(row: dict[str, Any], mnist: Mnist) -> None:
-    saved = checkpoint.load(Path(row["checkpoint"]))
+def assert_checkpoint_scores_what_the_table_says(
+    folder: Path, row: dict[str, Any], mnist: Mnist
+) -> None:
+    saved = checkpoint.load(folder / row["checkpoint"])
     splits = data.split(mnist, saved.config.holdout, saved.config.train_size)
     assert saved.split_hash == splits.hash == row["split_hash"]
     assert saved.state["epoch"] == row["best_epoch"]
@@ -53,7 +55,7 @@ def test_one_worker_ends_with_the_bits_of_plain_python(
         assert [epoch[name] for epoch in epochs] == [metrics[name] for metrics in alone]
     test = engine.evaluate(network, data.test_part(mnist))
     assert (row["status"], row["test_accuracy"]) == ("ok", test.accuracy)
-    assert_checkpoint_scores_what_the_table_says(row, mnist)
+    assert_checkpoint_scores_what_the_table_says(storage / "one", row, mnist)
     # The last and the best, which may be the same.
     saved = list((storage / "one").glob("checkpoint_*/checkpoint.pt"))
     assert {checkpoint.load(path.parent).state["epoch"] for path in saved} == {
@@ -71,7 +73,7 @@ def test_two_workers_report_the_whole_set(storage: Path, mnist: Mnist) -> None:
     (row,) = table(storage / "two")
     assert row["num_workers"] == 2
     assert row["best_accuracy"] * 101 == pytest.approx(round(row["best_accuracy"] * 101))
-    assert_checkpoint_scores_what_the_table_says(row, mnist)
+    assert_checkpoint_scores_what_the_table_says(storage / "two", row, mnist)
 
 
 def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]) -> None:
@@ -82,11 +84,11 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
     assert [(row["trial"], row["status"]) for row in rows] == [(n, "ok") for n in range(3)]
     assert len(table(folder, results.EPOCHS)) == 6
     for row in rows:
-        assert_checkpoint_scores_what_the_table_says(row, mnist)
+        assert_checkpoint_scores_what_the_table_says(folder, row, mnist)
     # The test set is scored once, for the best trial alone.
     best = max(rows, key=lambda row: (row["best_accuracy"], -row["trial"]))
     assert [row["trial"] for row in rows if row["test_accuracy"] is not None] == [best["trial"]]
-    score = evaluate.score_test(Path(best["checkpoint"]), mnist)
+    score = evaluate.score_test(folder / best["checkpoint"], mnist)
     assert best["test_accuracy"] == score.accuracy
     recipe = TrainConfig(**read_yaml(folder / "best.yaml"))
     assert (recipe.lr, recipe.momentum, recipe.dropout, recipe.schedule) == (
@@ -94,7 +96,7 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
         "one-cycle",
     )
     shown = capfd.readouterr()
-    assert f"checkpoint       {best['checkpoint']}" in shown.out
+    assert f"checkpoint       {folder / best['checkpoint']}" in shown.out
     assert "--holdout 0" in shown.out.splitlines()[-1]
     assert "WARNING" not in shown.out + shown.err
 
@@ -136,7 +138,7 @@ def test_trials_that_launch_workers_give_their_cpus_back_when_stopped(
     # ASHA may let a weak trial go on by chance, but not two, and each must have an end.
     assert "stopped" in {row["status"] for row in rows}
     for row in rows:
-        assert_checkpoint_scores_what_the_table_says(row, mnist)
+        assert_checkpoint_scores_what_the_table_says(storage / "nested", row, mnist)
 
 
 @pytest.mark.parametrize(
