@@ -72,6 +72,7 @@ EPOCH_COLUMNS = {
     "train_seconds": "seconds spent training",
     "score_seconds": "seconds spent scoring",
     "images_per_second": "training images per second",
+    "checkpoint": "folder of its checkpoint in the run's; only the best and the last are kept",
 }
 
 SUMMARY = (
@@ -88,6 +89,12 @@ SUMMARY = (
     "train_seconds",
 )
 """The columns that fit a terminal; csv and json have the others."""
+
+
+def epoch_row(run: str, trial: int, metrics: Row) -> Row:
+    """A row of the epochs table, from what the engine reported."""
+    known = {name: metrics[name] for name in EPOCH_COLUMNS if name in metrics}
+    return {"run": run, "trial": trial, **known}
 
 
 def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:

@@ -135,7 +135,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
         if kind == "step":
             show.step(*content)
         else:
-            epochs.append({"run": folder.name, "trial": 0, **content})
+            epochs.append(results.epoch_row(folder.name, 0, content))
             show.epoch(content)
 
     with cluster.connected(dashboard=False, verbose=run.verbose):

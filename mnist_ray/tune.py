@@ -87,7 +87,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         if trial.trial_id not in self.numbers:
-            self.numbers[trial.trial_id] = len(self.numbers)
+            self.numbers[trial.trial_id] = trials.index(trial)
             self.began[trial.trial_id] = time.monotonic()
             self.epochs[trial.trial_id] = []
             self.show.start(self.numbers[trial.trial_id], trial.config)
@@ -95,8 +95,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: results.Row, **_: Any
     ) -> None:
-        row = {name: result[name] for name in results.EPOCH_COLUMNS if name in result}
-        row |= {"run": self.folder.name, "trial": self.numbers[trial.trial_id]}
+        row = results.epoch_row(self.folder.name, self.numbers[trial.trial_id], result)
         # Where the trial's workers saved it, or else where Tune put what the trial reported.
         saved = result.get(CHECKPOINT_PATH_KEY) or os.path.join(
             trial.storage.trial_fs_path, result["checkpoint_dir_name"]

@@ -108,12 +108,28 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
 
 def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:
     space = ["--space", "lr=choice(10, 0.01)", "--search", "grid", "--scheduler", "fifo"]
-    wild = ["--momentum", "0.99", "--no-batch-norm", "--schedule", "constant", "--epochs", "2"]
-    flags = [*SMALL, *space, *wild, "--storage", str(storage), "--name", "wild"]
+    # A weight decay of 1 times a rate of 10 turns each weight into -9 times itself, at every step.
+    wild = ["--weight-decay", "1", "--no-batch-norm", "--schedule", "constant", "--epochs", "3"]
+    flags = [*SMALL, "--batch-size", "10", *space, *wild, "--storage", str(storage), "--name", "wild"]
     assert errors.run(tune.main, flags) == 0
     rows = table(storage / "wild")
     assert [(row["lr"], row["status"]) for row in rows] == [(10, "diverged"), (0.01, "ok")]
-    assert rows[0]["epochs_trained"] == 1
+    assert rows[0]["epochs_trained"] < 3
+
+
+def test_a_trial_that_fails_is_recorded_and_stops_no_other(
+    storage: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Each value is valid by itself, and one combination is not.
+    space = ["--space", "batch_size=choice(50, 200)", "--space", "train_size=choice(100, 300)"]
+    flags = ["--holdout", "101", "--batch-size", "50", "--epochs", "1", "--search", "grid", *space]
+    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "some"]) == 0
+    rows = table(storage / "some")
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert sorted(row["status"] for row in rows) == ["failed", "ok", "ok", "ok"]
+    assert [(row["batch_size"], row["train_size"]) for row in failed] == [(200, 100)]
+    assert "batch_size is 200, more than the 100 training images" in failed[0]["error"]
+    assert failed[0]["error"] in capfd.readouterr().out
 
 
 def test_trials_that_launch_workers_give_their_cpus_back_when_stopped(
