@@ -17,7 +17,9 @@ def main() -> int:
     command, *argv = sys.argv[1:] or ["--help"]
     if command in COMMANDS:
         # Each command imports only what it needs: Ray and torch take seconds.
-        return errors.run(importlib.import_module(f"mnist_ray.{command}").main, argv)
+        return errors.run(
+            lambda argv: importlib.import_module(f"mnist_ray.{command}").main(argv), argv
+        )
     lines = (f"  {name:<10} {text}" for name, text in COMMANDS.items())
     print("usage: mnist-ray COMMAND [--help] …", "", *lines, sep="\n")
     if command in ("-h", "--help"):

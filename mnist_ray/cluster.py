@@ -19,6 +19,14 @@ class Share(NamedTuple):
     cpus: int
     gpus: int
 
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def precision(self) -> str:
+        return "tf32" if self.gpus else "fp32"  # cuDNN's convolutions, by PyTorch's default
+
 
 @contextmanager
 def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
@@ -36,18 +44,21 @@ def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
         "logging_level": "INFO" if verbose else "ERROR",
         "log_to_driver": verbose,
     }
+    before = os.environ.get(API_SERVER)
     if dashboard:
         options["dashboard_port"] = use_dashboard_port()
     try:
-        # Joins the cluster of RAY_ADDRESS, or of `ray start` on this machine, or else starts one.
-        ray.init(**options)
-    except (RuntimeError, OSError, ValueError) as error:  # ConnectionError is an OSError
-        raise RunFailed(f"Ray did not start: {error}") from error
-    try:
+        try:
+            # Joins the cluster of RAY_ADDRESS, or of `ray start` on this machine, or starts one.
+            ray.init(**options)
+        except (RuntimeError, OSError, ValueError) as error:  # ConnectionError is an OSError
+            raise RunFailed(f"Ray did not start: {error}") from error
         yield
     finally:
         ray.shutdown()
         os.environ.pop(API_SERVER, None)
+        if before:
+            os.environ[API_SERVER] = before
 
 
 def use_dashboard_port() -> int:

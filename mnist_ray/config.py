@@ -1,6 +1,6 @@
 """What can be set: typed, frozen, bounded, and validated once, before anything runs.
 
-Flags (`cli.py`), YAML files and search spaces all go through these classes, so a bad value gets
+Flags (`flags.py`), YAML files and search spaces all go through these classes, so a bad value gets
 the same sentence wherever it comes from.
 """
 
@@ -187,7 +187,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not text, or an impossible date
         first_line = " ".join(str(error).split())
         raise UserError(f"config {path} is not YAML: {first_line}.") from None
     if values is None:

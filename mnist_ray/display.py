@@ -185,7 +185,7 @@ class Study:
 
     def end_trial(self, row: dict[str, Any]) -> None:
         self.ended.append(row)
-        if row["best_accuracy"] is None:
+        if row["status"] == "failed":
             outcome = row["error"]
         else:
             outcome = (
@@ -212,9 +212,10 @@ class Study:
         )
 
     def _running(self) -> Table:
-        ended = {row["trial"] for row in self.ended}
-        running = [trial for trial in self.sampled if trial not in ended]
-        best = max((row["holdout_accuracy"] for row in self.latest.values()), default=None)
+        # In Rich's own thread: copies, because the study goes on.
+        ended = {row["trial"] for row in list(self.ended)}
+        running = [trial for trial in list(self.sampled) if trial not in ended]
+        best = max((row["holdout_accuracy"] for row in list(self.latest.values())), default=None)
         seconds = int(time.monotonic() - self.began)
         table = Table.grid(padding=(0, 2))
         table.add_row(

@@ -112,7 +112,6 @@ def fit(
         score = evaluate(model, splits.score, rank=rank, world_size=world_size)
         metrics = {
             "epoch": epoch,
-            "last_epoch": config.epochs,
             "lr": optimizer.param_groups[0]["lr"],
             "train_loss": loss_sum / count,
             "train_accuracy": right_sum / count,
@@ -122,9 +121,11 @@ def fit(
             "score_seconds": time.perf_counter() - began - train_seconds,
             "images_per_second": count / train_seconds,
         }
+        finite = math.isfinite(metrics["train_loss"]) and math.isfinite(score.loss)
+        metrics["last"] = epoch == config.epochs or not finite
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
         on_epoch(metrics, state)
-        if not math.isfinite(metrics["train_loss"]):
+        if metrics["last"]:
             break
     return model
 

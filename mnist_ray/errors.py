@@ -14,8 +14,8 @@ class RunFailed(Exception):
 
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Call `command` with the arguments and return its exit code. Bugs are let through, and so is
-    everything where `--verbose` asks for tracebacks."""
+    """Call `command` with the arguments and return its exit code. Bugs are let through, and so are
+    the two errors above where the flag `--verbose` asks for tracebacks."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         command(argv)

@@ -38,7 +38,7 @@ class Dropout(nn.Dropout):
     """nn.Dropout, four times faster on the CPU. The same distribution, not the same numbers."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
+        if not self.training or round(self.p * 65536) == 0:  # below what 16 bits can tell from 0
             return x
         if x.device.type != "cpu":
             return super().forward(x)

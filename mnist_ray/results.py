@@ -46,7 +46,7 @@ TRIAL_COLUMNS = {
     "checkpoint": "folder of the checkpoint of best_epoch, within the run's folder",
     "error": "one line, where status is failed",
     "split_hash": "hash of which images were held out and which trained on",
-    "precision": "arithmetic of the network: fp32",
+    "precision": "arithmetic of the network: fp32, or tf32 where a GPU's convolutions are",
     "device": "cpu or cuda",
     "hardware": "processor and cores of the machine that launched the run",
     "python": "version",
@@ -83,12 +83,9 @@ SUMMARY = (
     "best_epoch",
     "test_accuracy",
     "epochs_trained",
-    "lr",
-    "momentum",
-    "dropout",
     "train_seconds",
 )
-"""The columns that fit a terminal; csv and json have the others."""
+"""What a terminal shows, with the config fields that differ; csv and json have all columns."""
 
 
 def epoch_row(run: str, trial: int, metrics: Row) -> Row:
@@ -132,7 +129,8 @@ def best_epoch(epochs: Sequence[Row], scored_on: str) -> Row:
 
 
 def _status(config: Row, epochs: Sequence[Row]) -> str:
-    if not math.isfinite(epochs[-1]["train_loss"]):
+    losses = [value for name, value in epochs[-1].items() if name.endswith("_loss")]
+    if not all(math.isfinite(loss) for loss in losses if loss is not None):
         return "diverged"
     return "ok" if epochs[-1]["epoch"] == config["epochs"] else "stopped"
 
@@ -181,13 +179,13 @@ def newest_run(storage: Path) -> Path:
 
 
 def ranked(table: pa.Table, sort: str = "best_accuracy") -> pa.Table:
-    """Sorted by a column: losses and seconds from the lowest, everything else from the highest."""
+    """Sorted by a column: accuracies and speed from the highest, all else from the lowest."""
     if sort not in table.column_names:
         raise errors.UserError(
             f"sort is {sort}, but must be a column: {', '.join(table.column_names)}."
         )
-    upwards = sort.endswith(("_loss", "_seconds")) or sort in ("run", "trial")
-    return table.sort_by([(sort, "ascending" if upwards else "descending")])
+    downwards = sort.endswith(("_accuracy", "_per_second"))
+    return table.sort_by([(sort, "descending" if downwards else "ascending")])
 
 
 def render(table: pa.Table, form: str) -> str:
@@ -222,15 +220,16 @@ def render(table: pa.Table, form: str) -> str:
 
 
 def summary(table: pa.Table) -> pa.Table:
-    """The columns of SUMMARY that say something: no empty ones, and no `run` where all are one."""
-    names = [
-        name
-        for name in SUMMARY
-        if name in table.column_names
-        and table[name].null_count < len(table)
-        and not (name == "run" and len(pc.unique(table[name])) == 1)
-    ]
-    return table.select(names)
+    """The columns of SUMMARY that say something, and the config fields in which trials differ."""
+
+    def differs(name: str) -> bool:
+        return len(pc.unique(table[name])) > 1
+
+    shown = [name for name in SUMMARY if name in table.column_names]
+    shown = [name for name in shown if table[name].null_count < len(table)]
+    shown = [name for name in shown if name != "run" or differs("run")]
+    fields = [name for name in table.column_names if name not in TRIAL_COLUMNS and differs(name)]
+    return table.select([*shown[:-1], *fields, shown[-1]])
 
 
 def _cell(name: str, value: Any) -> str:
@@ -303,8 +302,8 @@ def main(argv: Sequence[str]) -> None:
         table = table.slice(0, args.top)
     if args.format in ("table", "markdown"):
         table = table if args.epochs else summary(table)
-        empty = [name for name in table.column_names if table[name].null_count == len(table)]
-        table = table.drop_columns(empty)
+        full = [name for name in table.column_names if table[name].null_count < len(table)]
+        table = table.select(full)
         print(f"{', '.join(str(folder) for folder in folders)}\n", file=sys.stderr)
     print(render(table, args.format))
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import re
+import typing
 from typing import Any, NamedTuple
 
 import yaml
@@ -31,7 +32,7 @@ class Dimension(NamedTuple):
 
 
 def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
-    """Read and check a search space. Whatever could be sampled from it, `base` accepts.
+    """Read and check a search space: `base` accepts whatever each dimension could give by itself.
 
     Raises UserError for an unknown field, a spec that is none, and bounds outside the field's.
     """
@@ -41,12 +42,15 @@ def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
             known = [field for field in TrainConfig.model_fields if field not in FIXED]
             raise UserError(f"space has {name}, but can only have {', '.join(known)}.")
         dimension = dimensions[name] = _parse_one(name, text)
-        probes = list(dimension.values)
-        if dimension.kind in ("uniform", "loguniform"):
-            low, high = dimension.values
-            probes.append(low + 0.618 * (high - low))  # no whole number by chance
+        annotation = TrainConfig.model_fields[name].annotation
+        needed = {"uniform": float, "loguniform": float, "randint": int}.get(dimension.kind)
+        if needed and needed not in (typing.get_args(annotation) or (annotation,)):
+            kinds = "uniform, loguniform or choice" if annotation is float else "randint or choice"
+            raise UserError(f"space has {name}={text}, but {name} takes {kinds}.")
         try:
-            checked = tuple(getattr(base.replace(**{name: value}), name) for value in probes)
+            checked = tuple(
+                getattr(base.replace(**{name: value}), name) for value in dimension.values
+            )
         except UserError as error:
             raise UserError(f"space has {name}={text}: {error}") from None
         if dimension.kind == "choice":
@@ -64,7 +68,7 @@ def _parse_one(name: str, text: str) -> Dimension:
     kind = match[1]
     try:
         values = [_read(value) for value in yaml.safe_load(f"[{match[2]}]")]
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
         values = []
     if not values or any(isinstance(value, (list, dict)) for value in values):
         raise UserError(f"{wrong}has no list of values in its brackets.")
@@ -157,7 +161,7 @@ class Asha(ASHAScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         decision: str = super().on_trial_result(controller, trial, result)
-        return self.CONTINUE if result["epoch"] == result["last_epoch"] else decision
+        return self.CONTINUE if result["last"] else decision
 
 
 def scheduler(study: TuneConfig, max_epochs: int) -> TrialScheduler:

@@ -90,9 +90,10 @@ def trainer(
     queue: Queue | None = None,
     storage: Path,
     name: str,
+    keep: int | None = 1,
     callbacks: list[ray.train.UserCallback] | None = None,
 ) -> ray.train.torch.TorchTrainer:
-    """Ray Train's trainer for `config`. Keeps each run's last checkpoint and its best.
+    """Ray Train's trainer for `config`. Keeps the `keep` best checkpoints, or all, and the last.
 
     `cpus_per_worker` is what is asked of Ray, if not the cores that a worker computes on.
     """
@@ -113,7 +114,7 @@ def trainer(
             storage_path=str(storage),
             callbacks=callbacks,
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=1,  # and the last, always
+                num_to_keep=keep,
                 checkpoint_score_attribute=f"{scored_on}_accuracy",
             ),
         ),
@@ -128,7 +129,11 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
     folder = run_folder(run, "train")
     mnist = data.load(run.data_dir)
     splits = data.split(mnist, config.holdout, config.train_size)
-    started, clock = datetime.now(timezone.utc), time.monotonic()
+    known: results.Row = {
+        **{"run": folder.name, "trial": 0, "split_hash": splits.hash},
+        **{"started": datetime.now(timezone.utc), **results.provenance()},
+    }
+    clock = time.monotonic()
     epochs: list[results.Row] = []
 
     def on_message(kind: str, content: Any) -> None:
@@ -138,35 +143,41 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             epochs.append(results.epoch_row(folder.name, 0, content))
             show.epoch(content)
 
+    def write(**more: Any) -> results.Row:
+        seconds = time.monotonic() - clock
+        row = results.trial_row(
+            config.model_dump(), epochs, **{**known, "total_seconds": seconds, **more}
+        )
+        results.write(folder, [row], epochs)
+        return row
+
     with cluster.connected(dashboard=False, verbose=run.verbose):
         share = cluster.share(config.num_workers, config.cpus_per_worker, config.use_gpu)
+        known |= {"device": share.device, "precision": share.precision}
+        claim(folder)
         show.begin(config, share, model.layers(model.build(config)), splits)
         queue = Queue(actor_options={"num_cpus": 0})
         job = trainer(
             config, ray.put(mnist), share, queue=queue, storage=folder.parent, name=folder.name
         )
-        with show:
-            result = _fit(job, queue, on_message)
+        try:
+            with show:
+                result = _fit(job, queue, on_message)
+        except (RunFailed, KeyboardInterrupt) as error:
+            write(status="failed", error=str(error) or "interrupted")
+            raise
     kept = {metrics["epoch"]: Path(saved.path) for saved, metrics in result.best_checkpoints}
     kept[epochs[-1]["epoch"]] = last = Path(result.checkpoint.path)
+    for epoch in epochs:
+        if epoch["epoch"] in kept:
+            epoch["checkpoint"] = str(kept[epoch["epoch"]].relative_to(folder))
     best = results.best_epoch(epochs, splits.scored_on)
-    row = results.trial_row(
-        config.model_dump(),
-        epochs,
-        run=folder.name,
-        trial=0,
-        checkpoint=str(kept[best["epoch"]].relative_to(folder)),
-        total_seconds=time.monotonic() - clock,
-        split_hash=splits.hash,
-        precision="fp32",
-        device="cuda" if share.gpus else "cpu",
-        started=started,
-        **results.provenance(),
-    )
+    row = write(checkpoint=best["checkpoint"])
     if splits.scored_on == "holdout":
         score = evaluate.score_test(last, mnist)
-        row |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
-    results.write(folder, [row], epochs)
+        row = write(
+            checkpoint=best["checkpoint"], test_accuracy=score.accuracy, test_loss=score.loss
+        )
     show.end(row, folder, last=last)
     return row
 
@@ -182,6 +193,14 @@ def run_folder(run: RunConfig, kind: str) -> Path:
     except OSError as error:
         raise UserError(f"storage {run.storage} cannot be used: {error.strerror}.") from None
     return folder
+
+
+def claim(folder: Path) -> None:
+    """Make a run's folder, once all else is checked; raises UserError if it was made meanwhile."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise UserError(f"name {folder.name} was just taken. Choose another --name.") from None
 
 
 def _fit(

@@ -6,7 +6,7 @@ trial's own process; one with more launches a TorchTrainer, which takes ten seco
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,6 +68,7 @@ def launching_trial(sampled: dict[str, Any], shared: dict[str, Any]) -> None:
         cpus_per_worker=share.cpus - SPARED_CPUS,
         storage=shared["folder"] / "workers",
         name=tune.get_context().get_trial_id(),
+        keep=None,  # a trial that is stopped may have saved one more epoch than it was asked for
         callbacks=[TuneReportCallback()],
     ).fit()
 
@@ -75,15 +76,24 @@ def launching_trial(sampled: dict[str, Any], shared: dict[str, Any]) -> None:
 class Recorder(tune.Callback):  # type: ignore[misc]
     """Keeps the rows of the results tables, and writes them whenever a trial ends."""
 
-    def __init__(self, folder: Path, base: TrainConfig, show: display.Study, **known: Any) -> None:
-        self.folder, self.base, self.show, self.known = folder, base, show, known
+    def __init__(
+        self,
+        folder: Path,
+        base: TrainConfig,
+        split_hash: Callable[[TrainConfig], str],
+        show: display.Study,
+        **known: Any,
+    ) -> None:
+        self.folder, self.base, self.split_hash, self.show = folder, base, split_hash, show
+        self.known = known
         self.numbers: dict[str, int] = {}
         self.began: dict[str, float] = {}
         self.epochs: dict[str, list[results.Row]] = {}
         self.rows: dict[str, results.Row] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "show": None}  # Tune pickles its callbacks, a terminal cannot be
+        # Tune pickles its callbacks; a terminal cannot be pickled, and the data need not be.
+        return {**self.__dict__, "show": None, "split_hash": None}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         if trial.trial_id not in self.numbers:
@@ -110,12 +120,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        self.on_trial_start(iteration, trials, trial)  # it may have failed before it started
         self._end(trial, status="failed", error=_last_line(trial.error_file))
 
     def _end(self, trial: Trial, **known: Any) -> None:
         epochs = self.epochs[trial.trial_id]
         if epochs:
             known["checkpoint"] = results.best_epoch(epochs, "holdout")["checkpoint"]
+            known["split_hash"] = self.split_hash(self.base.replace(**trial.config))
         row = results.trial_row(
             {**self.base.model_dump(), **trial.config},
             epochs,
@@ -138,13 +150,11 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         results.write(self.folder, trials, epochs)
 
 
-def study(
-    base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.Study
-) -> list[results.Row]:
-    """Run a study, write its tables, and score its best trial on the test set. Returns the rows of
-    the trials table, best first.
+def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.Study) -> results.Row:
+    """Run a study, write its tables, and score its best trial on the test set. Returns that trial's
+    row of the trials table.
 
-    Raises UserError for what cannot be run, RunFailed if no trial came to its end.
+    Raises UserError for what cannot be run, RunFailed if no trial has a result.
     """
     base = base.replace(num_workers=study.workers_per_trial)
     if not base.holdout:
@@ -157,18 +167,20 @@ def study(
     folder = train.run_folder(run, "tune")
     mnist = data.load(run.data_dir)
     launches = study.workers_per_trial > 1
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own goes on as if all were done
     if not run.verbose:
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints even at verbose=0
     with cluster.connected(dashboard=launches, verbose=run.verbose):
         share = cluster.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
         concurrent = _concurrency(study, share)
+        train.claim(folder)
         recorder = Recorder(
             folder,
             base,
+            lambda config: data.split(mnist, config.holdout, config.train_size).hash,
             show,
-            split_hash=data.split(mnist, base.holdout, base.train_size).hash,
-            precision="fp32",
-            device="cuda" if share.gpus else "cpu",
+            precision=share.precision,
+            device=share.device,
             started=datetime.now(timezone.utc),
             **results.provenance(),
         )
@@ -198,22 +210,23 @@ def study(
             ),
         )
         show.begin(base, study, num_trials, concurrent, share)
-        with show:
-            grid = tuner.fit()
-    finished = [row for row in recorder.rows.values() if row["status"] != "failed"]
-    if len(recorder.rows) < num_trials and not grid.num_errors:
-        raise KeyboardInterrupt
+        try:
+            with show:
+                tuner.fit()
+        finally:
+            recorder.write()  # also what an interrupted study found so far
+    finished = [row for row in recorder.rows.values() if row["status"] in ("ok", "stopped")]
     if not finished:
-        raise RunFailed(f"no trial came to its end; the first said: {_first_error(recorder)}")
-    rows = sorted(finished, key=lambda row: (row["best_accuracy"], -row["trial"]), reverse=True)
-    best = rows[0]
+        outcomes = {f"{row['status']}: {row['error'] or ''}" for row in recorder.rows.values()}
+        raise RunFailed(f"no trial has a result ({'; '.join(sorted(outcomes))}); see {folder}.")
+    best = max(finished, key=lambda row: (row["best_accuracy"], -row["trial"]))
     score = evaluate.score_test(folder / best["checkpoint"], mnist)
     best |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
     recorder.write()
     recipe = folder / "best.yaml"
     recipe.write_text(_recipe(base, dimensions, best), encoding="utf-8")
     show.end(folder, best, recipe)
-    return rows
+    return best
 
 
 def _concurrency(study: TuneConfig, share: cluster.Share) -> int:
@@ -235,12 +248,9 @@ def _recipe(base: TrainConfig, dimensions: dict[str, Any], best: results.Row) ->
     found = (
         f"# Trial {best['trial']} of {best['run']}: {best['best_accuracy']:.2%} of the holdout.\n"
     )
-    mine = {name: value for name, value in values.items() if name not in (*search.FIXED, "seed")}
-    return found + yaml.safe_dump(mine, sort_keys=False)
-
-
-def _first_error(recorder: Recorder) -> str:
-    return next((row["error"] for row in recorder.rows.values() if row["error"]), "nothing")
+    for name in (*search.FIXED, "seed", "train_size"):
+        del values[name]
+    return found + yaml.safe_dump(values, sort_keys=False)
 
 
 def _last_line(path: str | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -110,15 +111,35 @@ def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:
     space = ["--space", "lr=choice(10, 0.01)", "--search", "grid", "--scheduler", "fifo"]
     # A weight decay of 1 times a rate of 10 turns each weight into -9 times itself, at every step.
     wild = ["--weight-decay", "1", "--no-batch-norm", "--schedule", "constant", "--epochs", "3"]
-    flags = [*SMALL, "--batch-size", "10", *space, *wild, "--storage", str(storage), "--name", "wild"]
+    flags = [
+        *SMALL,
+        "--batch-size",
+        "10",
+        *space,
+        *wild,
+        "--storage",
+        str(storage),
+        "--name",
+        "wild",
+    ]
     assert errors.run(tune.main, flags) == 0
     rows = table(storage / "wild")
     assert [(row["lr"], row["status"]) for row in rows] == [(10, "diverged"), (0.01, "ok")]
     assert rows[0]["epochs_trained"] < 3
 
 
-def test_a_trial_that_fails_is_recorded_and_stops_no_other(
+def test_a_study_in_which_all_diverge_has_no_winner(
     storage: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space = ["--space", "lr=choice(9, 10)", "--search", "grid", "--weight-decay", "1"]
+    flags = [*SMALL, "--batch-size", "10", "--no-batch-norm", "--schedule", "constant", *space]
+    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "all"]) == 1
+    assert "no trial has a result (diverged: )" in capfd.readouterr().err
+    assert [row["status"] for row in table(storage / "all")] == ["diverged"] * 2
+
+
+def test_a_trial_that_fails_is_recorded_and_stops_no_other(
+    storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # Each value is valid by itself, and one combination is not.
     space = ["--space", "batch_size=choice(50, 200)", "--space", "train_size=choice(100, 300)"]
@@ -126,6 +147,9 @@ def test_a_trial_that_fails_is_recorded_and_stops_no_other(
     assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "some"]) == 0
     rows = table(storage / "some")
     failed = [row for row in rows if row["status"] == "failed"]
+    for row in rows:
+        if row["status"] == "ok":
+            assert_checkpoint_scores_what_the_table_says(storage / "some", row, mnist)
     assert sorted(row["status"] for row in rows) == ["failed", "ok", "ok", "ok"]
     assert [(row["batch_size"], row["train_size"]) for row in failed] == [(200, 100)]
     assert "batch_size is 200, more than the 100 training images" in failed[0]["error"]
@@ -197,6 +221,34 @@ def test_a_job_of_its_own_cluster_leaves_nothing_running(storage: Path) -> None:
     shown = subprocess.run([*read, "--format", "json"], capture_output=True, text=True, check=True)
     (row,) = json.loads(shown.stdout)
     assert row["run"].startswith("train-")
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_ctrl_c_ends_with_130_and_leaves_nothing_running(command: str, storage: Path) -> None:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    flags = ["--epochs", "50", "--storage", str(storage), "--name", "long"]
+    before = _raylets()
+    running = subprocess.Popen(
+        [sys.executable, "-u", "-m", f"mnist_ray.{command}", *flags, "--train-size", "2000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.startswith(("epoch", "around")):  # train has trained, tune is about to
+            break
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (130, "interrupted\n")
+    assert _raylets() == before
+    if command == "train":
+        (row,) = table(storage / "long")
+        assert (row["status"], row["error"]) == ("failed", "interrupted")
+        assert row["epochs_trained"] >= 1
+    else:
+        assert table(storage / "long") == []
 
 
 def _raylets() -> set[str]:

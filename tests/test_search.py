@@ -57,8 +57,10 @@ def test_every_kind_of_field_can_be_a_dimension() -> None:
         ("lr", "loguniform(0, 0.1)", "its lower end 0 must be above 0"),
         ("lr", "uniform(0.1, 11)", "lr is 11, but must be a number, above 0, at most 10"),
         ("dropout", "uniform(0, 1.5)", "dropout is 1.5, but must be a number, at least 0"),
-        ("batch_size", "uniform(32, 64)", "but must be a whole number"),
-        ("batch_norm", "uniform(0, 1)", "batch_norm is 0.618, but must be true or false"),
+        ("batch_size", "uniform(500, 1000)", "batch_size takes randint or choice"),
+        ("batch_norm", "uniform(0, 1)", "batch_norm takes randint or choice"),
+        ("lr", "randint(1, 2)", "lr takes uniform, loguniform or choice"),
+        ("lr", "choice(2020-13-45)", "has no list of values in its brackets"),
         ("epochs", "randint(1.5, 3)", "randint takes two whole numbers"),
         ("schedule", "choice(cosine)", "schedule is cosine, but must be one of"),
         ("momentum", "choice(0, 0.9)", "nesterov is on, but momentum is 0"),
@@ -70,7 +72,11 @@ def test_a_bad_space_is_refused_before_anything_runs(name: str, text: str, says:
     assert says in str(caught.value)
 
 
-@given(st.sampled_from(sorted(TrainConfig.model_fields)), st.text(max_size=30))
+@given(
+    st.sampled_from(sorted(TrainConfig.model_fields)),
+    st.text(max_size=30)
+    | st.from_regex(r"(uniform|loguniform|randint|choice)\([^\n]*\)", fullmatch=True),
+)
 def test_whatever_is_written_is_read_or_refused(name: str, text: str) -> None:
     with contextlib.suppress(UserError):
         search.parse({name: text}, BASE)
@@ -152,7 +158,7 @@ def test_asha_stops_weak_trials_early_and_none_at_its_last_epoch() -> None:
     scheduler = search.scheduler(TuneConfig(), max_epochs=3)
 
     def report(trial: FakeTrial, epoch: int, accuracy: float, last: int = 3) -> str:
-        result = {"epoch": epoch, "last_epoch": last, search.METRIC: accuracy}
+        result = {"epoch": epoch, "last": epoch == last, search.METRIC: accuracy}
         return scheduler.on_trial_result(None, trial, {**result, "training_iteration": epoch})
 
     trials = [FakeTrial(str(number)) for number in range(6)]
