@@ -21,7 +21,7 @@ def main() -> int:
             lambda argv: importlib.import_module(f"mnist_ray.{command}").main(argv), argv
         )
     lines = (f"  {name:<10} {text}" for name, text in COMMANDS.items())
-    print("usage: mnist-ray COMMAND [--help] …", "", *lines, sep="\n")
+    print("usage: mnist-ray COMMAND [--help] ...", "", *lines, sep="\n")
     if command in ("-h", "--help"):
         return 0
     print(f"\nerror: {command} is not a command.", file=sys.stderr)

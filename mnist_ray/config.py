@@ -4,6 +4,8 @@ Flags (`flags.py`), YAML files and search spaces all go through these classes, s
 the same sentence wherever it comes from.
 """
 
+import reprlib
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -172,9 +174,17 @@ class TuneConfig(Config):
 
 C = TypeVar("C", bound=Config)
 
+UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+"""What PyYAML raises: for bad syntax, an impossible date, an odd tag, a thousand brackets."""
+
 
 def build(cls: type[C], values: Mapping[str, Any]) -> C:
     """`cls(**values)`, with a sentence for each thing wrong; raises UserError."""
+    for name, value in values.items():
+        if isinstance(value, bool) and name in cls.model_fields:
+            field = cls.model_fields[name]
+            if bool not in (typing.get_args(field.annotation) or (field.annotation,)):
+                raise UserError(f"{name} is {str(value).lower()}, but must not be true or false.")
     try:
         return cls(**values)
     except ValidationError as error:
@@ -187,7 +197,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not text, or an impossible date
+    except UNREADABLE as error:
         first_line = " ".join(str(error).split())
         raise UserError(f"config {path} is not YAML: {first_line}.") from None
     if values is None:
@@ -208,10 +218,17 @@ def bounds(field: Any) -> str:
     )
 
 
+def shown(value: Any) -> str:
+    """A value in an error message: on one line, and not too long."""
+    text = str(value) if isinstance(value, (str, int, float)) else reprlib.repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _sentence(cls: type[Config], error: Any) -> str:
     if not error["loc"]:  # from a model_validator: already a sentence
         return str(error["msg"]).removeprefix("Value error, ")
-    name, value = str(error["loc"][0]), error["input"]
+    name, value = str(error["loc"][0]), shown(error["input"])
     if error["type"] == "extra_forbidden":
         return f"{name} is not a field; the fields are {', '.join(cls.model_fields)}."
     field = cls.model_fields[name]
@@ -220,11 +237,14 @@ def _sentence(cls: type[Config], error: Any) -> str:
     elif error["type"] in ("bool_parsing", "bool_type"):
         need = "true or false"
     elif error["type"] == "string_pattern_mismatch":
-        need = "letters, digits, dots, dashes and underscores, and start with a letter or digit"
+        need = (
+            "letters, digits, dots, dashes and underscores, at most 100, the first one a letter or"
+            " digit"
+        )
     elif error["type"].startswith(("int", "float", "finite", "greater", "less")):
         kind = "a whole number" if "int" in str(field.annotation) else "a number"
         need = f"{kind}, {bounds(field)}"
     else:
         need = str(error["msg"])[0].lower() + str(error["msg"])[1:]
-        return f"{name} is {value!r}: {need}."
+        return f"{'.'.join(map(str, error['loc']))} is {value}: {need}."
     return f"{name} is {value}, but must be {need}."

@@ -20,8 +20,10 @@ from mnist_ray.model import Layer
 
 def console() -> Console:
     """Prints to stdout; never wraps or cuts a line where there is no terminal to fit."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, soft_wrap=True)
+    # No markup: a path or an error may have brackets of its own.
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    terminal = Console(**plain)
+    return terminal if terminal.is_terminal else Console(**plain, soft_wrap=True)
 
 
 class Training:

@@ -1,7 +1,9 @@
 """How a command ends: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -14,14 +16,14 @@ class RunFailed(Exception):
 
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Call `command` with the arguments and return its exit code. Bugs are let through, and so are
-    the two errors above where the flag `--verbose` asks for tracebacks."""
+    """Call `command` with the arguments and return its exit code. Bugs are let through; the flag
+    `--verbose` shows the traceback of other errors too."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         command(argv)
     except (UserError, RunFailed) as error:
         if "--verbose" in argv:
-            raise
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
@@ -31,3 +33,13 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         sys.stderr.close()
         return 0
     return 0
+
+
+def usable(field: str, path: Path) -> Path:
+    """`path` made absolute; raises UserError if it could not name anything on this machine."""
+    try:
+        full = path.expanduser().resolve()
+        full.exists()  # raises for names that are too long, and folders that may not be entered
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{field} {path} cannot be used: {error}.") from None
+    return full

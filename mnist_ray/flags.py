@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ray.config import Config, bounds, build, read_yaml
-from mnist_ray.errors import UserError
+from mnist_ray.errors import UserError, usable
 
 
 def parse(
@@ -34,10 +34,10 @@ def parse(
     recipe = given.pop("config")
     values = dict(defaults)
     if recipe:
-        values.update(read_yaml(recipe.expanduser()))
+        values.update(read_yaml(usable("config", recipe)))
     values.update({name: value for name, value in given.items() if value is not None})
-    if isinstance(values.get("space"), list):
-        values["space"] = dict(_dimension(text) for text in values["space"])
+    if given.get("space"):
+        values["space"] = dict(_dimension(text) for text in given["space"])
     if unknown := sorted(set(values) - set(owners)):
         raise UserError(
             f"{unknown[0]} in {recipe} is not a field; the fields are {', '.join(owners)}."

@@ -161,18 +161,25 @@ def write(folder: Path, trials: Sequence[Row], epochs: Sequence[Row]) -> None:
 
 def read(folder: Path, name: str = TRIALS) -> pa.Table:
     """A table of a run's folder; raises UserError where there is none that can be read."""
-    path = folder.expanduser() / name
+    path = errors.usable("path", folder) / name
+    if not path.is_file():
+        raise errors.UserError(f"path {folder} holds no {name}; name the folder of a run.")
     try:
-        return pq.read_table(path)
-    except FileNotFoundError:
-        raise errors.UserError(f"{folder} holds no {name}; name the folder of a run.") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise errors.UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise errors.UserError(
+            f"path {path} cannot be read: {str(error).splitlines()[0]}"
+        ) from None
+    if missing := sorted({"run", "trial"} - set(table.column_names)):
+        raise errors.UserError(
+            f"path {path} is not a results table: it has no column {missing[0]}."
+        )
+    return table
 
 
 def newest_run(storage: Path) -> Path:
     """The run in `storage` whose tables were written last; raises UserError if there is none."""
-    tables = list(storage.expanduser().glob(f"*/{TRIALS}"))
+    tables = list(errors.usable("storage", storage).glob(f"*/{TRIALS}"))
     if not tables:
         raise errors.UserError(f"storage {storage} holds no results yet; name a run's folder.")
     return max(tables, key=lambda path: path.stat().st_mtime).parent
@@ -197,6 +204,10 @@ def render(table: pa.Table, form: str) -> str:
         return text.rstrip("\n")
     rows = table.to_pylist()
     if form == "json":
+        # JSON has no NaN, which is the loss of a trial that diverged.
+        rows = [
+            {name: None if value != value else value for name, value in row.items()} for row in rows
+        ]
         return json.dumps(rows, indent=2, default=str)
     cells = [[_cell(name, row[name]) for name in table.column_names] for row in rows]
     names = [name.removesuffix("_trained").replace("_", " ") for name in table.column_names]
@@ -229,7 +240,7 @@ def summary(table: pa.Table) -> pa.Table:
     shown = [name for name in shown if table[name].null_count < len(table)]
     shown = [name for name in shown if name != "run" or differs("run")]
     fields = [name for name in table.column_names if name not in TRIAL_COLUMNS and differs(name)]
-    return table.select([*shown[:-1], *fields, shown[-1]])
+    return table.select([*shown[:-1], *fields, *shown[-1:]])
 
 
 def _cell(name: str, value: Any) -> str:
@@ -299,7 +310,10 @@ def main(argv: Sequence[str]) -> None:
     if not args.epochs:
         table = ranked(table, args.sort)
     if args.top:
-        table = table.slice(0, args.top)
+        table = table.slice(0, min(args.top, len(table)))
+    if args.format in ("table", "markdown") and not len(table):
+        print(f"{name} has no rows yet", file=sys.stderr)
+        return
     if args.format in ("table", "markdown"):
         table = table if args.epochs else summary(table)
         full = [name for name in table.column_names if table[name].null_count < len(table)]

@@ -14,7 +14,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm
 from ray.tune.search.optuna import OptunaSearch
 
-from mnist_ray.config import TrainConfig, TuneConfig
+from mnist_ray.config import UNREADABLE, TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 
 METRIC = "holdout_accuracy"
@@ -44,8 +44,10 @@ def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
         dimension = dimensions[name] = _parse_one(name, text)
         annotation = TrainConfig.model_fields[name].annotation
         needed = {"uniform": float, "loguniform": float, "randint": int}.get(dimension.kind)
-        if needed and needed not in (typing.get_args(annotation) or (annotation,)):
-            kinds = "uniform, loguniform or choice" if annotation is float else "randint or choice"
+        types = typing.get_args(annotation) or (annotation,)
+        if needed and needed not in types:
+            kinds = "uniform, loguniform or choice" if float in types else "choice"
+            kinds = "randint or choice" if int in types else kinds
             raise UserError(f"space has {name}={text}, but {name} takes {kinds}.")
         try:
             checked = tuple(
@@ -68,7 +70,7 @@ def _parse_one(name: str, text: str) -> Dimension:
     kind = match[1]
     try:
         values = [_read(value) for value in yaml.safe_load(f"[{match[2]}]")]
-    except (yaml.YAMLError, ValueError):  # ValueError: an impossible date
+    except UNREADABLE:
         values = []
     if not values or any(isinstance(value, (list, dict)) for value in values):
         raise UserError(f"{wrong}has no list of values in its brackets.")
@@ -95,7 +97,7 @@ def _read(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def trials(study: TuneConfig, dimensions: dict[str, Dimension]) -> int:
@@ -108,6 +110,8 @@ def trials(study: TuneConfig, dimensions: dict[str, Dimension]) -> int:
                 f"search is grid, but {name} is {dimension.kind}; write {name}=choice(a, b, …)."
             )
     size = math.prod(len(dimension.values) for dimension in dimensions.values())
+    if size > 100_000:
+        raise UserError(f"space has {size} combinations, but a grid can have at most 100000.")
     if study.num_trials not in (None, size):
         raise UserError(
             f"num_trials is {study.num_trials}, but the grid has {size} combinations; leave"

@@ -5,6 +5,7 @@ gives it the data, a device and its share of the processor, and takes reports ba
 """
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -185,13 +186,15 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
 def run_folder(run: RunConfig, kind: str) -> Path:
     """The folder that this run will fill; raises UserError if another run has that name."""
     name = run.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = run.storage.expanduser().resolve() / name
+    folder = errors.usable("storage", run.storage) / name
     if folder.exists():
         raise UserError(f"name {name} is taken: {folder} exists. Choose another --name.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"storage {run.storage} cannot be used: {error.strerror}.") from None
+    if not os.access(folder.parent, os.W_OK):
+        raise UserError(f"storage {run.storage} cannot be used: it may not be written to.")
     return folder
 
 
@@ -201,6 +204,8 @@ def claim(folder: Path) -> None:
         folder.mkdir()
     except FileExistsError:
         raise UserError(f"name {folder.name} was just taken. Choose another --name.") from None
+    except OSError as error:
+        raise UserError(f"storage {folder.parent} cannot be used: {error.strerror}.") from None
 
 
 def _fit(

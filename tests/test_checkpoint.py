@@ -46,6 +46,30 @@ def test_a_truncated_file_is_refused(saved: Path, tmp_path: Path, share: float) 
         checkpoint.load(tmp_path)
 
 
+def test_a_flipped_bit_is_found(saved: Path, tmp_path: Path) -> None:
+    content = bytearray((saved / FILE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"config": 3}, {"config": {"lr": 99}}, {"state": []}])
+def test_the_right_format_with_wrong_contents_is_refused(
+    saved: Path, tmp_path: Path, changes: dict
+) -> None:
+    content = torch.load(saved / FILE, weights_only=True)
+    torch.save({**content, **changes}, tmp_path / FILE)
+    with pytest.raises(UserError, match="is not a checkpoint of mnist_ray"):
+        checkpoint.load(tmp_path)
+
+
+def test_weights_of_another_network_are_refused(saved: Path) -> None:
+    other = checkpoint.load(saved)._replace(config=TrainConfig(batch_norm=False))
+    with pytest.raises(UserError, match="other weights than its config asks for"):
+        evaluate.load_model(other)
+
+
 def test_no_code_runs_from_a_checkpoint(tmp_path: Path) -> None:
     class Attack:
         def __reduce__(self) -> tuple:

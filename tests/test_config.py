@@ -94,6 +94,10 @@ def test_every_field_has_a_flag_whose_help_states_bounds_and_default(
         ("- 1\n", "must hold lines like"),
         ("lr: [\n", "is not YAML"),
         ("!!python/object/apply:os.system ['true']\n", "is not YAML"),
+        ("lr: true\n", "lr is true, but must not be true or false."),
+        ("lr: !!bool abc\n", "is not YAML"),
+        ("lr: " + "[" * 3000, "is not YAML"),
+        (f"lr: {'x' * 5000}\n", "xxx..., but must be a number"),
         ("lr: 20\n", "lr is 20, but must be a number, above 0, at most 10."),
     ],
 )

@@ -9,7 +9,6 @@ import pytest
 
 from mnist_ray import errors, results
 from mnist_ray.config import TrainConfig
-from mnist_ray.errors import UserError
 
 
 def epoch(number: int, accuracy: float, loss: float = 0.1) -> dict[str, Any]:
@@ -154,6 +153,23 @@ def test_bad_input(
     assert says in capsys.readouterr().err
 
 
-def test_errors_can_be_shown_whole(tmp_path: Path) -> None:
-    with pytest.raises(UserError):
-        errors.run(results.main, [str(tmp_path), "--verbose"])
+def test_errors_can_be_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert errors.run(results.main, [str(tmp_path), "--verbose"]) == 2
+    assert capsys.readouterr().err.startswith("Traceback")
+
+
+def test_tables_without_rows_are_shown_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results.write(tmp_path, [row(status="failed", error="boom")], [])
+    assert errors.run(results.main, [str(tmp_path), "--epochs"]) == 0
+    assert "epochs.parquet has no rows yet" in capsys.readouterr().err
+    assert show(capsys, tmp_path, "--epochs", "--format", "json") == "[]\n"
+    results.write(tmp_path, [], [])
+    assert errors.run(results.main, [str(tmp_path)]) == 0
+
+
+def test_json_has_no_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results.write(tmp_path, [row(epoch(1, 0.1, loss=float("nan")))], [])
+    (trial,) = json.loads(show(capsys, tmp_path, "--format", "json"), parse_constant=pytest.fail)
+    assert (trial["status"], trial["best_loss"]) == ("diverged", None)
