@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
@@ -11,6 +12,7 @@ import ray
 from mnist_ray.errors import RunFailed, UserError
 
 API_SERVER = "RAY_API_SERVER_ADDRESS"
+RECORD = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
 
 
 class Share(NamedTuple):
@@ -50,7 +52,7 @@ def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
     try:
         try:
             # Joins the cluster of RAY_ADDRESS, or of `ray start` on this machine, or starts one.
-            ray.init(**options)
+            ray.init(address="local" if recorded_cluster_is_gone(RECORD) else None, **options)
         except (RuntimeError, OSError, ValueError) as error:  # ConnectionError is an OSError
             raise RunFailed(f"Ray did not start: {error}") from error
         yield
@@ -59,6 +61,19 @@ def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
         os.environ.pop(API_SERVER, None)
         if before:
             os.environ[API_SERVER] = before
+
+
+def recorded_cluster_is_gone(record: Path) -> bool:
+    """Whether `ray start` left the address of a cluster that does not answer, as after a crash. Ray
+    would wait for it for minutes."""
+    if os.environ.get("RAY_ADDRESS") or not record.exists():
+        return False
+    host, _, port = record.read_text().strip().rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def use_dashboard_port() -> int:

@@ -27,7 +27,7 @@ COMMANDS = {"train": train.main, "tune": tune.main, "evaluate": evaluate.main}
         ("train --storage ~nobody-here/x", "storage ~nobody-here/x cannot be used"),
         ("train --data-dir ~nobody-here/x", "data_dir ~nobody-here/x cannot be used"),
         ("evaluate ~nobody-here/x", "checkpoint ~nobody-here/x cannot be used"),
-        ("train --storage /proc --name x", "storage /proc cannot be used"),
+        ("train --storage /proc/x --name x", "storage /proc/x cannot be used"),
         ("tune --holdout 0", "holdout is 0, but a study chooses by held-out images"),
         ("tune --space lr", "space is 'lr', but must be like lr=loguniform(0.003,0.3)."),
         ("tune --space droput=uniform(0,1)", "space has droput, but can only have lr"),
