@@ -136,7 +136,7 @@ def generator(*key: int) -> torch.Generator:
 
 
 def derive_seed(*key: int) -> int:
-    """A seed for `key`, well mixed, so that neighbouring keys share nothing."""
+    """A seed for `key`, well mixed. Zeros at the end of a key do not count."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
