@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mnist_ray import results
+from mnist_ray import results, tables
 from mnist_ray.cluster import Share
 from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.data import Splits
@@ -200,7 +200,7 @@ class Study:
         )
 
     def end(self, folder: Path, best: dict[str, Any], recipe_file: Path) -> None:
-        table = results.summary(results.ranked(results.read(folder)))
+        table = results.summary(results.ranked(tables.read(folder)))
         self.console.print(f"\n{results.render(table, 'table')}\n")
         self.console.print(
             f"best trial       {best['trial']}: {values(self.sampled[best['trial']])}\n"

@@ -18,22 +18,29 @@ MAY_IMPORT = {
     "flags": {"config", "errors"},
     "fetch": {"errors"},
     "data": {"config", "fetch"},
-    "model": {"config"},
+    "kernels": set(),
+    "model": {"config", "kernels"},
     "checkpoint": {"config", "errors"},
-    "engine": {"config", "data", "model"},
-    "evaluate": {"checkpoint", "config", "data", "engine", "errors", "model"},
-    "results": {"errors"},
+    "engine": {"config", "data", "kernels", "model"},
+    "scoring": {"checkpoint", "data", "engine", "errors", "model"},
+    "evaluate": {"checkpoint", "config", "data", "errors", "scoring"},
+    "tables": {"errors"},
+    "results": {"errors", "tables"},
     "cluster": {"errors"},
-    "display": {"cluster", "config", "data", "model", "results"},
+    "runs": {"config", "errors"},
+    "display": {"cluster", "config", "data", "model", "results", "tables"},
     "search": {"config", "errors"},
-    "train": {
-        *("checkpoint", "cluster", "config", "data", "display", "engine", "errors", "evaluate"),
-        *("flags", "model", "results"),
+    "recorder": {"config", "display", "tables"},
+    "trainer": {
+        *("checkpoint", "cluster", "config", "data", "display", "engine", "errors", "model"),
+        *("runs", "scoring", "tables"),
     },
-    "tune": {
-        *("checkpoint", "cluster", "config", "data", "display", "engine", "errors", "evaluate"),
-        *("flags", "results", "search", "train"),
+    "train": {"config", "display", "errors", "flags", "trainer"},
+    "study": {
+        *("checkpoint", "cluster", "config", "data", "display", "engine", "errors", "recorder"),
+        *("runs", "scoring", "search", "tables", "trainer"),
     },
+    "tune": {"config", "display", "errors", "flags", "study"},
     "__main__": {"errors"},
 }
 
@@ -65,7 +72,7 @@ import sys
 sys.modules["ray"] = None  # any import of it now fails
 from pathlib import Path
 import numpy as np
-from mnist_ray import checkpoint, config, data, engine, evaluate, results
+from mnist_ray import checkpoint, config, data, engine, scoring, tables
 folder = Path({str(tmp_path)!r})
 rng = np.random.default_rng(0)
 images, labels = rng.integers(0, 256, (200, 28, 28), np.uint8), rng.integers(0, 10, 200, np.uint8)
@@ -76,14 +83,15 @@ def keep(metrics, state):
     rows.append(metrics)
     checkpoint.save(folder, checkpoint.Checkpoint(state, recipe, metrics, splits.hash))
 engine.fit(recipe, splits, on_epoch=keep)
-assert evaluate.score_test(folder, mnist).accuracy == rows[0]["test_accuracy"]
-results.write(folder, [results.trial_row(recipe.model_dump(), rows)], rows)
-assert results.read(folder)["final_accuracy"][0].as_py() == rows[0]["test_accuracy"]
+assert scoring.score_test(folder, mnist).accuracy == rows[0]["test_accuracy"]
+tables.write(folder, [tables.trial_row(recipe.model_dump(), rows)], rows)
+assert tables.read(folder)["final_accuracy"][0].as_py() == rows[0]["test_accuracy"]
 """)
 
 
-def test_results_know_neither_torch_nor_ray() -> None:
-    loaded = run_python("import mnist_ray.results, sys; print(*sys.modules)").split()
+@pytest.mark.parametrize("command", ["results", "train", "tune", "evaluate"])
+def test_tables_and_flags_need_neither_torch_nor_ray(command: str) -> None:
+    loaded = run_python(f"import mnist_ray.{command}, sys; print(*sys.modules)").split()
     assert not {"torch", "ray", "pandas"} & set(loaded)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnist_ray import checkpoint, data, engine, errors, evaluate
+from mnist_ray import checkpoint, data, engine, errors, evaluate, scoring
 from mnist_ray.checkpoint import FILE, Checkpoint
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Mnist
@@ -32,7 +32,7 @@ def test_what_is_saved_is_loaded(saved: Path, small: Mnist) -> None:
     loaded = checkpoint.load(saved)
     assert loaded.config == TrainConfig(epochs=1, train_size=128, holdout=200)
     assert loaded.split_hash == data.split(small, 200, 128).hash
-    score = engine.evaluate(evaluate.load_model(loaded), data.split(small, 200, 128).score)
+    score = engine.evaluate(scoring.load_model(loaded), data.split(small, 200, 128).score)
     assert score.accuracy == loaded.metrics["holdout_accuracy"]
     assert score.loss == loaded.metrics["holdout_loss"]
     assert [path.name for path in saved.iterdir()] == [FILE]
@@ -67,7 +67,7 @@ def test_the_right_format_with_wrong_contents_is_refused(
 def test_weights_of_another_network_are_refused(saved: Path) -> None:
     other = checkpoint.load(saved)._replace(config=TrainConfig(batch_norm=False))
     with pytest.raises(UserError, match="other weights than its config asks for"):
-        evaluate.load_model(other)
+        scoring.load_model(other)
 
 
 def test_no_code_runs_from_a_checkpoint(tmp_path: Path) -> None:
@@ -110,15 +110,15 @@ def test_evaluate_prints_what_it_says_it_does(
 ) -> None:
     assert errors.run(evaluate.main, [str(saved), "--worst", "3"]) == 0
     out = capsys.readouterr().out
-    score = evaluate.score_test(saved, mnist)
+    score = scoring.score_test(saved, mnist)
     assert out.startswith(f"test accuracy {score.accuracy:.2%} of 10,000 images (95 % interval ")
     assert out.count("\n  image ") == 3
 
 
 def test_the_report_counts_every_image_once(saved: Path, small: Mnist) -> None:
     part = data.test_part(small)
-    network = evaluate.load_model(checkpoint.load(saved))
-    report = evaluate.report(network, part)
+    network = scoring.load_model(checkpoint.load(saved))
+    report = scoring.report(network, part)
     assert report.confusion.sum() == 101
     assert report.confusion.trace() == round(report.score.accuracy * 101)
     assert (
@@ -133,8 +133,8 @@ def test_the_report_counts_every_image_once(saved: Path, small: Mnist) -> None:
 
 def test_wilsons_interval_is_the_published_one() -> None:
     # Newcombe, Statistics in Medicine 17 (1998), p. 861, table I: 81 of 263 and 15 of 148.
-    assert evaluate.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert evaluate.wilson(15 / 148, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert scoring.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert scoring.wilson(15 / 148, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
 
 
 def test_a_write_that_is_killed_leaves_the_old_file(saved: Path, tmp_path: Path) -> None:

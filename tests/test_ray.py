@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_ray import checkpoint, data, engine, errors, evaluate, results, train, tune
+from mnist_ray import checkpoint, data, engine, errors, scoring, tables, train, tune
 from mnist_ray.config import TrainConfig, read_yaml
 from mnist_ray.data import Mnist
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 SMALL = ["--train-size", "300", "--holdout", "101", "--batch-size", "50"]
 
 
-def table(folder: Path, name: str = results.TRIALS) -> list[dict[str, Any]]:
-    return results.read(folder, name).to_pylist()
+def table(folder: Path, name: str = tables.TRIALS) -> list[dict[str, Any]]:
+    return tables.read(folder, name).to_pylist()
 
 
 def assert_checkpoint_scores_what_the_table_says(
@@ -33,7 +33,7 @@ def assert_checkpoint_scores_what_the_table_says(
     splits = data.split(mnist, saved.config.holdout, saved.config.train_size)
     assert saved.split_hash == splits.hash == row["split_hash"]
     assert saved.state["epoch"] == row["best_epoch"]
-    score = engine.evaluate(evaluate.load_model(saved), splits.score)
+    score = engine.evaluate(scoring.load_model(saved), splits.score)
     assert score.accuracy == row["best_accuracy"]
     assert score.loss == pytest.approx(row["best_loss"], abs=1e-5)
 
@@ -43,7 +43,7 @@ def test_one_worker_ends_with_the_bits_of_plain_python(
 ) -> None:
     flags = [*SMALL, "--epochs", "3", "--storage", str(storage), "--name", "one"]
     assert errors.run(train.main, flags) == 0
-    (row,), epochs = table(storage / "one"), table(storage / "one", results.EPOCHS)
+    (row,), epochs = table(storage / "one"), table(storage / "one", tables.EPOCHS)
     shown = capfd.readouterr().out
     assert "13,808" in shown
     assert f"epoch 3/3  loss {epochs[2]['train_loss']:.4f}" in shown
@@ -84,13 +84,13 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
     folder = storage / "study"
     rows = table(folder)
     assert [(row["trial"], row["status"]) for row in rows] == [(n, "ok") for n in range(3)]
-    assert len(table(folder, results.EPOCHS)) == 6
+    assert len(table(folder, tables.EPOCHS)) == 6
     for row in rows:
         assert_checkpoint_scores_what_the_table_says(folder, row, mnist)
     # The test set is scored once, for the best trial alone.
     best = max(rows, key=lambda row: (row["best_accuracy"], -row["trial"]))
     assert [row["trial"] for row in rows if row["test_accuracy"] is not None] == [best["trial"]]
-    score = evaluate.score_test(folder / best["checkpoint"], mnist)
+    score = scoring.score_test(folder / best["checkpoint"], mnist)
     assert best["test_accuracy"] == score.accuracy
     recipe = TrainConfig(**read_yaml(folder / "best.yaml"))
     assert (recipe.lr, recipe.momentum, recipe.dropout, recipe.schedule) == (
@@ -257,7 +257,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_running(
         assert row["epochs_trained"] >= 1
     else:
         assert table(storage / "long") == []
-        assert table(storage / "long", results.EPOCHS)
+        assert table(storage / "long", tables.EPOCHS)
 
 
 def assert_raylets_are(before: set[str]) -> None:

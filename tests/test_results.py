@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mnist_ray import errors, results
+from mnist_ray import errors, results, tables
 from mnist_ray.config import TrainConfig
 
 
@@ -27,7 +27,7 @@ CONFIG = TrainConfig(holdout=100, epochs=3).model_dump()
 
 
 def row(*epochs: dict[str, Any], **known: Any) -> dict[str, Any]:
-    return results.trial_row(CONFIG, epochs, **known)
+    return tables.trial_row(CONFIG, epochs, **known)
 
 
 def test_a_trial_is_known_by_its_best_epoch_and_its_last() -> None:
@@ -52,8 +52,8 @@ def test_status() -> None:
 
 def test_every_column_is_there_and_documented() -> None:
     assert list(row(epoch(1, 0.9))) == [
-        *results.TRIAL_COLUMNS,
-        *(name for name in TrainConfig.model_fields if name not in results.TRIAL_COLUMNS),
+        *tables.TRIAL_COLUMNS,
+        *(name for name in TrainConfig.model_fields if name not in tables.TRIAL_COLUMNS),
     ]
 
 
@@ -61,7 +61,7 @@ def test_every_column_is_there_and_documented() -> None:
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "first"
     folder.mkdir(parents=True)
-    results.write(
+    tables.write(
         folder,
         [
             row(epoch(1, 0.5), run="first", trial=0, lr=0.125, total_seconds=9.0),
@@ -90,7 +90,7 @@ def test_the_best_comes_first_and_the_failed_last(
 
 def test_csv_has_every_column(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = list(csv.DictReader(io.StringIO(show(capsys, run, "--format", "csv"))))
-    assert set(results.TRIAL_COLUMNS) <= set(rows[0])
+    assert set(tables.TRIAL_COLUMNS) <= set(rows[0])
     assert [float(row["lr"]) for row in rows[:2]] == [0.25, 0.125]
 
 
@@ -115,7 +115,7 @@ def test_epochs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_several_runs_are_one_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = run.parent / "second"
     other.mkdir()
-    results.write(other, [row(epoch(1, 0.7), run="second", trial=0)], [])
+    tables.write(other, [row(epoch(1, 0.7), run="second", trial=0)], [])
     trials = json.loads(show(capsys, run, other, "--format", "json"))
     assert [trial["run"] for trial in trials] == ["first", "second", "first", "first"]
     assert show(capsys, run, other).split()[:2] == ["best", "best"]
@@ -126,8 +126,8 @@ def test_without_a_path_the_newest_run_is_shown(
 ) -> None:
     older = run.parent / "older"
     older.mkdir()
-    results.write(older, [row(epoch(1, 0.7), run="older", trial=0)], [])
-    os.utime(older / results.TRIALS, (1, 1))
+    tables.write(older, [row(epoch(1, 0.7), run="older", trial=0)], [])
+    os.utime(older / tables.TRIALS, (1, 1))
     trials = json.loads(show(capsys, "--storage", run.parent, "--format", "json"))
     assert {trial["run"] for trial in trials} == {"first"}
 
@@ -145,9 +145,9 @@ def test_without_a_path_the_newest_run_is_shown(
 def test_bad_input(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], says: str
 ) -> None:
-    damaged = tmp_path / "damaged" / results.TRIALS
+    damaged = tmp_path / "damaged" / tables.TRIALS
     damaged.parent.mkdir()
-    damaged.write_bytes((run / results.TRIALS).read_bytes()[:-9])
+    damaged.write_bytes((run / tables.TRIALS).read_bytes()[:-9])
     argv = [word.format(tmp=tmp_path, run=run) for word in argv]
     assert errors.run(results.main, argv) == 2
     assert says in capsys.readouterr().err
@@ -161,15 +161,15 @@ def test_errors_can_be_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_tables_without_rows_are_shown_as_such(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results.write(tmp_path, [row(status="failed", error="boom")], [])
+    tables.write(tmp_path, [row(status="failed", error="boom")], [])
     assert errors.run(results.main, [str(tmp_path), "--epochs"]) == 0
     assert "epochs.parquet has no rows yet" in capsys.readouterr().err
     assert show(capsys, tmp_path, "--epochs", "--format", "json") == "[]\n"
-    results.write(tmp_path, [], [])
+    tables.write(tmp_path, [], [])
     assert errors.run(results.main, [str(tmp_path)]) == 0
 
 
 def test_json_has_no_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results.write(tmp_path, [row(epoch(1, 0.1, loss=float("nan")))], [])
+    tables.write(tmp_path, [row(epoch(1, 0.1, loss=float("nan")))], [])
     (trial,) = json.loads(show(capsys, tmp_path, "--format", "json"), parse_constant=pytest.fail)
     assert (trial["status"], trial["best_loss"]) == ("diverged", None)

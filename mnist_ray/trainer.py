@@ -1,0 +1,214 @@
+"""Train once, with Ray Train.
+
+A thin launcher. What is learned is decided in `engine.fit`, which every worker runs; this file
+gives it the data, a device and its share of the processor, and takes reports back to the terminal.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.util.queue import Empty, Queue
+
+from mnist_ray import (
+    checkpoint,
+    cluster,
+    data,
+    display,
+    engine,
+    model,
+    runs,
+    scoring,
+    tables,
+)
+from mnist_ray.checkpoint import Checkpoint
+from mnist_ray.config import RunConfig, TrainConfig
+from mnist_ray.errors import RunFailed
+
+REPORT_EVERY = 0.5
+"""Seconds between two moves of the progress bar."""
+
+
+def worker(job: dict[str, Any]) -> None:
+    """What each of Ray Train's workers runs. `job` has the config, a reference to MNIST, the
+    worker's cores, and the queue to the launcher, or None."""
+    config: TrainConfig = job["config"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    engine.prepare_process(job["cpus"])
+    splits = data.split(ray.get(job["mnist"]), config.holdout, config.train_size)
+    queue: Queue | None = job["queue"] if rank == 0 else None
+    last_sent = time.monotonic()
+
+    def on_step(epoch: int, step: int, steps: int) -> None:
+        nonlocal last_sent
+        if queue is not None and (step == steps or time.monotonic() - last_sent > REPORT_EVERY):
+            last_sent = time.monotonic()
+            queue.put(("step", (epoch, step, steps)))
+
+    def on_epoch(metrics: engine.Metrics, state: engine.State) -> None:
+        if queue is not None:
+            queue.put(("epoch", metrics))
+        if rank:
+            ray.train.report(metrics)
+            return
+        with TemporaryDirectory() as folder:
+            checkpoint.save(Path(folder), Checkpoint(state, config, metrics, splits.hash))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    engine.fit(
+        config,
+        splits,
+        device=ray.train.torch.get_device(),
+        rank=rank,
+        world_size=world_size,
+        wrap=lambda network: ray.train.torch.prepare_model(
+            network,
+            # The engine averages these once an epoch; DDP would send rank 0's at every step.
+            parallel_strategy_kwargs={"broadcast_buffers": False},
+        ),
+        on_step=on_step,
+        on_epoch=on_epoch,
+    )
+
+
+def trainer(
+    config: TrainConfig,
+    mnist: ray.ObjectRef,
+    share: cluster.Share,
+    *,
+    cpus_per_worker: float | None = None,
+    queue: Queue | None = None,
+    storage: Path,
+    name: str,
+    keep: int | None = 1,
+    callbacks: list[ray.train.UserCallback] | None = None,
+) -> ray.train.torch.TorchTrainer:
+    """Ray Train's trainer for `config`. Keeps the `keep` best checkpoints, or all, and the last.
+
+    `cpus_per_worker` is what is asked of Ray, if not the cores that a worker computes on.
+    """
+    scored_on = "holdout" if config.holdout else "test"
+    return ray.train.torch.TorchTrainer(
+        worker,
+        train_loop_config={"config": config, "mnist": mnist, "cpus": share.cpus, "queue": queue},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=bool(share.gpus),
+            resources_per_worker={
+                "CPU": share.cpus if cpus_per_worker is None else cpus_per_worker,
+                **({"GPU": share.gpus} if share.gpus else {}),
+            },
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(storage),
+            callbacks=callbacks,
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=keep,
+                checkpoint_score_attribute=f"{scored_on}_accuracy",
+            ),
+        ),
+    )
+
+
+def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[str, Any]:
+    """Train through Ray Train and write the results tables. Returns the row of the trials table.
+
+    Raises UserError where the workers do not fit, RunFailed where training stops with an error.
+    """
+    folder = runs.folder(run, "train")
+    mnist = data.load(run.data_dir)
+    splits = data.split(mnist, config.holdout, config.train_size)
+    known: tables.Row = {
+        **{"run": folder.name, "trial": 0, "split_hash": splits.hash},
+        **{"started": datetime.now(timezone.utc), **tables.provenance()},
+    }
+    clock = time.monotonic()
+    epochs: list[tables.Row] = []
+
+    def on_message(kind: str, content: Any) -> None:
+        if kind == "step":
+            show.step(*content)
+        else:
+            epochs.append(tables.epoch_row(folder.name, 0, content))
+            show.epoch(content)
+
+    def write(**more: Any) -> tables.Row:
+        seconds = time.monotonic() - clock
+        row = tables.trial_row(
+            config.model_dump(), epochs, **{**known, "total_seconds": seconds, **more}
+        )
+        tables.write(folder, [row], epochs)
+        return row
+
+    with cluster.connected(dashboard=False, verbose=run.verbose):
+        share = cluster.share(config.num_workers, config.cpus_per_worker, config.use_gpu)
+        known |= {"device": share.device}
+        runs.claim(folder)
+        show.begin(config, share, model.layers(model.build(config)), splits)
+        queue = Queue(actor_options={"num_cpus": 0})
+        job = trainer(
+            config, ray.put(mnist), share, queue=queue, storage=folder.parent, name=folder.name
+        )
+        try:
+            with show:
+                result = _fit(job, queue, on_message)
+        except (RunFailed, KeyboardInterrupt) as error:
+            write(status="failed", error=str(error) or "interrupted")
+            raise
+    kept = {metrics["epoch"]: Path(saved.path) for saved, metrics in result.best_checkpoints}
+    kept[epochs[-1]["epoch"]] = last = Path(result.checkpoint.path)
+    for epoch in epochs:
+        if epoch["epoch"] in kept:
+            epoch["checkpoint"] = str(kept[epoch["epoch"]].relative_to(folder))
+    best = tables.best_epoch(epochs, splits.scored_on)
+    row = write(checkpoint=best["checkpoint"])
+    if splits.scored_on == "holdout":
+        score = scoring.score_test(last, mnist)
+        row = write(
+            checkpoint=best["checkpoint"], test_accuracy=score.accuracy, test_loss=score.loss
+        )
+    show.end(row, folder, last=last)
+    return row
+
+
+def _fit(
+    job: ray.train.torch.TorchTrainer, queue: Queue, on_message: Callable[[str, Any], None]
+) -> ray.train.Result:
+    """`job.fit()` in a thread, while this one passes the workers' messages on."""
+    outcome: list[Any] = []
+
+    def target() -> None:
+        try:
+            outcome.append(job.fit())
+        except BaseException as error:  # raised below, in the thread that asked
+            outcome.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    while thread.is_alive() or not queue.empty():
+        with contextlib.suppress(Empty):  # a long wait, because each is a message to the queue
+            on_message(*queue.get(timeout=1))
+    if isinstance(outcome[0], ray.train.TrainingFailedError):
+        raise RunFailed(f"training stopped: {cause(outcome[0])}") from outcome[0]
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def cause(error: BaseException) -> str:
+    """The last line of the innermost error, which is the one that says what happened."""
+    inner = getattr(error, "worker_failures", None)
+    if inner:
+        error = next(iter(inner.values()))
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
