@@ -25,10 +25,6 @@ class Share(NamedTuple):
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
 
-    @property
-    def precision(self) -> str:
-        return "tf32" if self.gpus else "fp32"  # cuDNN's convolutions, by PyTorch's default
-
 
 @contextmanager
 def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:

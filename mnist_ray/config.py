@@ -66,6 +66,9 @@ class TrainConfig(Config):
     train_size: int | None = Field(
         None, ge=1, le=TRAIN_IMAGES, description="Images to train on; none takes all not held out."
     )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Arithmetic of the convolutions; auto is bf16 where it is native."
+    )
     seed: int = Field(
         0, ge=0, lt=2**32, description="Seed of weights, shuffling, dropout and augmentation."
     )

@@ -110,7 +110,14 @@ def stratified_order(labels: np.ndarray) -> np.ndarray:
 
 
 def batches(
-    n: int, batch_size: int, *, seed: int, epoch: int, rank: int, world_size: int
+    n: int,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    rank: int,
+    world_size: int,
+    device: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, int]]:
     """This worker's positions in each global batch of one epoch, and that global batch's size.
 
@@ -118,7 +125,7 @@ def batches(
     all workers together see the batches that one would. At most `world_size - 1` images at the
     epoch's end are left out, where they would leave a worker without any.
     """
-    order = torch.randperm(n, generator=generator(seed, epoch))
+    order = torch.randperm(n, generator=generator(seed, epoch)).to(device)
     for start in range(0, n, batch_size):
         batch = order[start : start + batch_size]
         if len(batch) >= world_size:
@@ -136,8 +143,11 @@ def generator(*key: int) -> torch.Generator:
 
 
 def derive_seed(*key: int) -> int:
-    """A seed for `key`, well mixed. Zeros at the end of a key do not count."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    """A seed for `key`, well mixed; another for any other key."""
+    # The length goes in too, because SeedSequence takes no notice of zeros at the end.
+    return int(
+        np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
 
 
 def normalise(images: Tensor) -> Tensor:

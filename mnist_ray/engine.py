@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnist_ray import data
+from mnist_ray import data, kernels
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Part, Splits
 from mnist_ray.model import build
@@ -58,13 +58,14 @@ def fit(
         model.load_state_dict(start["model"])
     model = model.to(device)
     parallel = wrap(model)
+    arithmetic = resolve_precision(config.precision, device)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
-        foreach=True,
+        fused=True,
     )
     if start:
         optimizer.load_state_dict(start["optimizer"])
@@ -86,15 +87,18 @@ def fit(
             epoch=epoch,
             rank=rank,
             world_size=world_size,
+            device=device,
         )
         for step, (positions, global_size) in enumerate(batches):
-            images, labels = splits.train.take(positions.to(device))
+            images, labels = splits.train.take(positions)
             images = data.augment(images, config, augment_rng)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(
                     config, (epoch - 1) * steps + step, config.epochs * steps
                 )
-            log_probs = parallel(images)
+            # Weights and batch norm stay float32; autocast only computes with less.
+            with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic == "bf16"):
+                log_probs = parallel(images)
             loss = _loss(log_probs, labels, config.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             # The workers' gradients are averaged. Their shares of a batch may differ by an image,
@@ -120,6 +124,7 @@ def fit(
             "train_seconds": train_seconds,
             "score_seconds": time.perf_counter() - began - train_seconds,
             "images_per_second": count / train_seconds,
+            "arithmetic": arithmetic,
         }
         finite = math.isfinite(metrics["train_loss"]) and math.isfinite(score.loss)
         metrics["last"] = epoch == config.epochs or not finite
@@ -157,13 +162,28 @@ def predict(model: nn.Module, part: Part) -> Tensor:
     return torch.cat([log_probs.cpu() for log_probs, _ in _predictions(model, part)])
 
 
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`fp32` or `bf16`; `auto` is bf16 where the processor or GPU computes it natively."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        able: dict[str, bool] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # not in every version of PyTorch
+        native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bf16" if native else "fp32"
+
+
 def prepare_process(threads: int) -> None:
     """Set this process's threads, and let it keep memory it freed.
 
     A step allocates and frees the same 100 MB of activations. Where glibc hands those pages back to
     the kernel each time, faulting them in again costs a fifth to a third of the step.
     """
-    torch.set_num_threads(threads)
+    kernels.use_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # so that fp32 is what it says
     mmap_threshold, trim_threshold = -3, -1  # from malloc.h
     try:
         libc = ctypes.CDLL("libc.so.6")

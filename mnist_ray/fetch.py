@@ -94,7 +94,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 
 def _from_torchvision() -> dict[str, bytes]:
     try:
-        mnist = _torchvision_mnist()
+        mnist = torchvision_mnist()
     except Exception as error:  # a broken torchvision must not stop the next source
         raise _Unavailable(f"it cannot be imported ({error})") from None
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def _from_torchvision() -> dict[str, bytes]:
             raise _Unavailable(" ".join(str(error).split())[:100]) from None
 
 
-def _torchvision_mnist() -> Callable[..., Any]:
+def torchvision_mnist() -> Callable[..., Any]:
     """torchvision's MNIST class, also where torch is CPU-only and torchvision built for CUDA.
 
     That pair stops at import, because the schema of an operator it never calls is missing.

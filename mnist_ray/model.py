@@ -3,46 +3,32 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnist_ray import kernels
 from mnist_ray.config import TrainConfig
 
 
-class DropoutFunction(torch.autograd.Function):
-    """Dropout on the CPU, with its random numbers drawn 64 bits at a time.
+class ReluNormDropout(nn.Module):
+    """ReLU, then batch norm unless it is switched off, then dropout with probability `p`.
 
-    PyTorch draws one number per element, on one thread, which is a third of a training step of a
-    network this small. Here each 64-bit number decides four elements by 16 bits each, so the keep
-    probability is exact to 1/65536.
+    What PyTorch's own layers do, except that training on the CPU draws other random numbers.
     """
 
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, p: float) -> Tensor:
-        n = x.numel()
-        lanes = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        # 1 to keep, 0 to drop, laid over the scale as it lies in memory, whatever its layout.
-        scale = torch.empty_like(x)
-        keep = scale.as_strided((n,), (1,))
-        torch.lt(lanes.view(torch.int16)[:n], round((1 - p) * 65536) - 32768, out=keep)
-        scale.mul_(1 / (1 - p))
-        ctx.save_for_backward(scale)
-        return x * scale
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        (scale,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grads[0] * scale, None
-
-
-class Dropout(nn.Dropout):
-    """nn.Dropout, four times faster on the CPU. The same distribution, not the same numbers."""
+    def __init__(self, channels: int, batch_norm: bool, p: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels) if batch_norm else None
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or round(self.p * 65536) == 0:  # below what 16 bits can tell from 0
-            return x
-        if x.device.type != "cpu":
-            return super().forward(x)
-        return DropoutFunction.apply(x, self.p)  # type: ignore[no-any-return, no-untyped-call]
+        frozen = self.norm is not None and not self.norm.training
+        if self.training and not frozen and x.device.type == "cpu":
+            return kernels.relu_norm_dropout(x.float(), self.norm, self.p)
+        x = F.relu(x, inplace=True)
+        if self.norm is not None:
+            x = self.norm(x)
+        return F.dropout(x, self.p, self.training)
 
 
 def build(config: TrainConfig) -> nn.Sequential:
@@ -51,15 +37,10 @@ def build(config: TrainConfig) -> nn.Sequential:
     """
 
     def block(in_channels: int, out_channels: int, padding: int = 0) -> list[nn.Module]:
-        layers: list[nn.Module] = [
+        return [
             nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=False),
-            nn.ReLU(inplace=True),
+            ReluNormDropout(out_channels, config.batch_norm, config.dropout),
         ]
-        if config.batch_norm:
-            layers.append(nn.BatchNorm2d(out_channels))
-        if config.dropout:
-            layers.append(Dropout(config.dropout))
-        return layers
 
     model = nn.Sequential(
         *block(1, 16),

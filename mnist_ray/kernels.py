@@ -1,0 +1,242 @@
+"""ReLU, batch norm and dropout as one operation on the CPU, in loops that Numba compiles.
+
+In a network this small, PyTorch spends more time on these three, one pass over memory after
+another, than on its convolutions. Here the forward pass reads its input twice and writes once, the
+backward pass reads input and gradient twice and writes once, and there is no mask to store. Numba
+needs no C++ compiler, and keeps what it compiled on disk.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import float32, njit, prange, set_num_threads, uint32
+from torch import Tensor, nn
+
+WIDTH = 32
+"""Columns of the matrix as which a loop sees a tensor: its channels, repeated until they fill it. A
+fixed number, and a multiple of any vector register's, so that inner loops are unrolled."""
+
+HALF = WIDTH // 2
+BLOCK = 512
+"""Rows that one thread takes at a time, and sums in float32; sums of blocks are float64."""
+
+ZERO = float32(0)
+
+
+def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles `loop` when it is first called: Numba looks for its cache, and nothing should happen
+    at import."""
+    return lambda *args: _compile(loop)(*args)
+
+
+@functools.cache
+def _compile(loop: Callable[..., Any]) -> Callable[..., Any]:
+    options: dict[str, Any] = {"parallel": True, "error_model": "numpy", "fastmath": {"contract"}}
+    try:
+        return njit(loop, cache=True, **options)  # type: ignore[no-any-return]
+    except RuntimeError:  # there is no folder in which to keep what was compiled
+        return njit(loop, **options)  # type: ignore[no-any-return]
+
+
+def use_threads(threads: int) -> None:
+    """For PyTorch and for the loops here, which share OpenMP's."""
+    cores: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    set_num_threads(min(threads, cores))
+    torch.set_num_threads(threads)  # after, because Numba's first call sets it to all cores
+
+
+def relu_norm_dropout(x: Tensor, norm: nn.BatchNorm2d | None, p: float) -> Tensor:
+    """`dropout(norm(relu(x)), p)` in training, with `norm`'s running statistics updated.
+
+    c must divide 32, and b * h * w * c be a multiple of 32. An element is kept if 16 bits, half of
+    a hash of its position and of a key drawn from PyTorch's random state, say so: the keep
+    probability is exact to 1/65536, and the backward pass needs the key, not a mask.
+    """
+    weight, bias = (None, None) if norm is None else (norm.weight, norm.bias)
+    return _ReluNormDropout.apply(x, weight, bias, norm, p)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ReluNormDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        norm: nn.BatchNorm2d | None,
+        p: float,
+    ) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        out = torch.empty_like(x)
+        channels = x.shape[1]
+        key = torch.randint(2**32, (2,)).numpy()
+        keep, kept_scale = round((1 - p) * 65536), 1 / (1 - p)
+        mean, inverse = np.zeros(channels), np.ones(channels)
+        gain, shift = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+        if norm is not None:
+            gain, shift = norm.weight.detach().numpy(), norm.bias.detach().numpy()
+            running = [norm.get_buffer(f"running_{name}").numpy() for name in ("mean", "var")]
+            _moments(_rows(x), norm.eps, norm.momentum, mean, inverse, *running)
+            norm.get_buffer("num_batches_tracked").add_(1)
+        _forward(_rows(x), mean, inverse, gain, shift, key, keep, kept_scale, _rows(out))
+        ctx.save_for_backward(x)
+        ctx.constants = mean, inverse, gain, key, keep, kept_scale
+        ctx.normalised = norm is not None
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        gradient = grads[0].contiguous(memory_format=torch.channels_last)
+        out = torch.empty_like(x)
+        of_weight, of_bias = torch.zeros(2, x.shape[1])
+        affine = of_weight.numpy(), of_bias.numpy()
+        if ctx.normalised:
+            _affine_gradients(_rows(gradient), _rows(x), *ctx.constants, *affine)
+        _backward(_rows(gradient), _rows(x), *ctx.constants, *affine, _rows(out))
+        if not ctx.normalised:
+            return out, None, None, None, None
+        return out, of_weight, of_bias, None, None
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """A channels-last tensor as it lies in memory, in rows of WIDTH."""
+    return x.detach().permute(0, 2, 3, 1).numpy().reshape(-1, WIDTH)
+
+
+@njit(inline="always")
+def _hash(x, key1, key2):  # type: ignore[no-untyped-def]
+    """32 random bits for position `x`: two rounds of lowbias32, each after a key of its own
+    (Wellons, "Prospecting for Hash Functions", nullprogram.com, 2018)."""
+    x = uint32(x + key1)
+    x = uint32(x ^ (x >> uint32(16)))
+    x = uint32(x * uint32(0x21F0AAAD))
+    x = uint32(x ^ (x >> uint32(15)))
+    x = uint32(x * uint32(0x735A2D97))
+    x = uint32(x ^ (x >> uint32(15)))
+    x = uint32(x + key2)
+    x = uint32(x ^ (x >> uint32(16)))
+    x = uint32(x * uint32(0x21F0AAAD))
+    x = uint32(x ^ (x >> uint32(15)))
+    x = uint32(x * uint32(0x735A2D97))
+    return uint32(x ^ (x >> uint32(15)))
+
+
+@njit(inline="always")
+def _relu(x):  # type: ignore[no-untyped-def]
+    return ZERO if x <= ZERO else x  # NaN stays NaN
+
+
+@njit(inline="always")
+def _kept(left, right, i, c, keep, key1, key2):  # type: ignore[no-untyped-def]
+    """Columns c and c + HALF of row i, or 0 where dropout drops them."""
+    bits = _hash(uint32(uint32(i * HALF) + uint32(c)), key1, key2)
+    return (
+        left if (bits & uint32(0xFFFF)) < keep else ZERO,
+        right if (bits >> uint32(16)) < keep else ZERO,
+    )
+
+
+@compiled
+def _moments(z, eps, momentum, mean, inverse, running_mean, running_var):  # type: ignore[no-untyped-def]
+    """Of relu(z): each channel's mean and 1 / standard deviation; moves the running statistics."""
+    channels = len(mean)
+    blocks = (len(z) + BLOCK - 1) // BLOCK
+    partial = np.empty((blocks, 2, WIDTH), np.float32)
+    for block in prange(blocks):
+        sums = np.zeros((2, WIDTH), np.float32)
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(z))):
+            for c in range(WIDTH):
+                r = _relu(z[i, c])
+                sums[0, c] += r
+                sums[1, c] += r * r
+        partial[block] = sums
+    total = np.zeros((2, channels))
+    for block in range(blocks):
+        for c in range(WIDTH):
+            total[0, c % channels] += partial[block, 0, c]
+            total[1, c % channels] += partial[block, 1, c]
+    n = z.size / channels
+    for c in range(channels):
+        mean[c] = total[0, c] / n
+        variance = max(total[1, c] / n - mean[c] ** 2, 0.0)
+        inverse[c] = 1 / np.sqrt(variance + eps)
+        running_mean[c] += momentum * (mean[c] - running_mean[c])
+        running_var[c] += momentum * (variance * n / max(n - 1, 1) - running_var[c])
+
+
+@compiled
+def _forward(z, mean, inverse, gain, shift, key, keep16, kept_scale, out):  # type: ignore[no-untyped-def]
+    keep, key1, key2 = uint32(keep16), uint32(key[0]), uint32(key[1])
+    scale, offset = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    for c in range(WIDTH):
+        k = c % len(mean)
+        scale[c] = gain[k] * inverse[k] * kept_scale
+        offset[c] = (shift[k] - mean[k] * gain[k] * inverse[k]) * kept_scale
+    for block in prange((len(z) + BLOCK - 1) // BLOCK):
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(z))):
+            for c in range(HALF):
+                d = c + HALF
+                left = _relu(z[i, c]) * scale[c] + offset[c]
+                right = _relu(z[i, d]) * scale[d] + offset[d]
+                out[i, c], out[i, d] = _kept(left, right, i, c, keep, key1, key2)
+
+
+@compiled
+def _affine_gradients(  # type: ignore[no-untyped-def]
+    gradient, z, mean, inverse, gain, key, keep16, kept_scale, of_weight, of_bias
+):
+    """The sums over all images that batch norm's backward pass needs, which are the gradients of
+    its weight and bias."""
+    keep, key1, key2 = uint32(keep16), uint32(key[0]), uint32(key[1])
+    channels = len(mean)
+    blocks = (len(z) + BLOCK - 1) // BLOCK
+    partial = np.empty((blocks, 2, WIDTH), np.float32)
+    for block in prange(blocks):
+        sums = np.zeros((2, WIDTH), np.float32)
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(z))):
+            for c in range(HALF):
+                d = c + HALF
+                left, right = _kept(gradient[i, c], gradient[i, d], i, c, keep, key1, key2)
+                sums[0, c] += left
+                sums[0, d] += right
+                sums[1, c] += left * _relu(z[i, c])
+                sums[1, d] += right * _relu(z[i, d])
+        partial[block] = sums
+    total = np.zeros((2, channels))
+    for block in range(blocks):
+        for c in range(WIDTH):
+            total[0, c % channels] += partial[block, 0, c]
+            total[1, c % channels] += partial[block, 1, c]
+    for c in range(channels):
+        of_bias[c] = kept_scale * total[0, c]
+        of_weight[c] = kept_scale * (total[1, c] - mean[c] * total[0, c]) * inverse[c]
+
+
+@compiled
+def _backward(  # type: ignore[no-untyped-def]
+    gradient, z, mean, inverse, gain, key, keep16, kept_scale, of_weight, of_bias, out
+):
+    """Ioffe and Szegedy, arXiv:1502.03167, p. 4, times the mask, through ReLU."""
+    keep, key1, key2 = uint32(keep16), uint32(key[0]), uint32(key[1])
+    scale, offset = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
+    slope = np.empty(WIDTH, np.float32)
+    n = z.size / len(mean)
+    for c in range(WIDTH):
+        k = c % len(mean)
+        scale[c] = gain[k] * inverse[k] * kept_scale
+        slope[c] = -gain[k] * inverse[k] ** 2 * of_weight[k] / n
+        offset[c] = -gain[k] * inverse[k] * of_bias[k] / n - slope[c] * mean[k]
+    for block in prange((len(z) + BLOCK - 1) // BLOCK):
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(z))):
+            for c in range(HALF):
+                d = c + HALF
+                left, right = _kept(gradient[i, c], gradient[i, d], i, c, keep, key1, key2)
+                left = left * scale[c] + offset[c] + z[i, c] * slope[c]
+                right = right * scale[d] + offset[d] + z[i, d] * slope[d]
+                out[i, c] = ZERO if z[i, c] <= ZERO else left
+                out[i, d] = ZERO if z[i, d] <= ZERO else right
