@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tune train test check clean
+.PHONY: tune train test check bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,9 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed  ## measures speed, about ten minutes; needs an idle machine
+	$(BIN)/python experiments/benchmarks/bench.py
 
 clean:
 	rm -rf .venv

@@ -159,7 +159,7 @@ class TuneConfig(Config):
         "random", description="How they are chosen; grid tries every combination of choices."
     )
     scheduler: Literal["asha", "fifo"] = Field(
-        "asha", description="asha stops weak trials early, fifo lets all finish."
+        "fifo", description="asha stops weak trials early, fifo lets all finish."
     )
     space: dict[str, str] = Field(
         {},

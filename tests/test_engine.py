@@ -108,6 +108,28 @@ def test_it_stops_when_the_loss_is_not_finite(small: Mnist) -> None:
     assert len(rows) < 5
 
 
+def test_bf16_computes_with_less_and_keeps_its_weights(small: Mnist) -> None:
+    config = TrainConfig(epochs=1, train_size=256, precision="bf16", dropout=0)
+    network, (row,), states = fit(config, small)
+    exact, (other,), _ = fit(config.replace(precision="fp32"), small)
+    assert (row["arithmetic"], other["arithmetic"]) == ("bf16", "fp32")
+    assert all(value.dtype == torch.float32 for value in network.parameters())
+    assert all(value.dtype in (torch.float32, torch.int64) for value in states[1]["model"].values())
+    assert (weights(network) - weights(exact)).abs().max() > 0
+    assert row["train_loss"] == pytest.approx(other["train_loss"], rel=0.02)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_auto_is_bf16_only_where_it_is_native(able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"amx_bf16": able, "avx512_bf16": False}
+    )
+    expected = "bf16" if able else "fp32"
+    assert engine.resolve_precision("auto", CPU) == expected
+    assert engine.resolve_precision("fp32", CPU) == "fp32"
+    assert engine.resolve_precision("bf16", CPU) == "bf16"
+
+
 class TestSchedule:
     def test_constant_is_constant(self) -> None:
         assert {engine.learning_rate(TrainConfig(lr=0.3), step, 10) for step in range(10)} == {0.3}
