@@ -165,7 +165,7 @@ def test_trials_that_launch_workers_give_their_cpus_back_when_stopped(
         [
             *(sys.executable, "-m", "mnist_ray.tune", *SMALL),
             *("--workers-per-trial", "2", "--epochs", "2", "--search", "grid"),
-            *("--scheduler", "asha"),
+            *("--scheduler", "asha", "--train-size", "2000"),
             *("--space", "lr=choice(0.1, 1e-6, 2e-6)", "--momentum", "0.5"),
             *("--storage", str(storage), "--name", "nested"),
         ],
