@@ -40,6 +40,40 @@ def ranked(table: pa.Table, sort: str = "best_accuracy") -> pa.Table:
     return table.sort_by([(sort, "descending" if downwards else "ascending")])
 
 
+def where(table: pa.Table, condition: str) -> pa.Table:
+    """The rows for which a condition like `lr > 0.05 and status == "ok"` holds, in the language of
+    pandas.DataFrame.query; raises UserError."""
+    try:
+        return table.take(pa.array(table.to_pandas().query(condition).index, pa.int64()))
+    except Exception as error:  # whatever a parser of Python expressions raises
+        raise errors.UserError(
+            f"where is {condition!r}, but must be a condition on columns, like 'lr > 0.05 and"
+            f" epochs_trained == 3' ({str(error).splitlines()[0]})."
+        ) from None
+
+
+def over_seeds(table: pa.Table) -> pa.Table:
+    """A row for all trials that differ in nothing but their seed: how many have a result (`n`), and
+    of each accuracy the mean and the standard deviation of the sample (`_sd`, empty for one)."""
+    fields = [name for name in table.column_names if name not in TRIAL_COLUMNS and name != "seed"]
+    fields = [name for name in fields if not pa.types.is_null(table.schema.field(name).type)]
+    measured = [
+        name
+        for name in ("best_accuracy", "final_accuracy", "test_accuracy")
+        if table[name].null_count < len(table)
+    ]
+    groups = table.group_by(fields, use_threads=False).aggregate(
+        [("best_accuracy", "count"), ("train_seconds", "mean")]
+        + [(name, "mean") for name in measured]
+        + [(name, "stddev", pc.VarianceOptions(ddof=1)) for name in measured]
+    )
+    columns = {name: groups[name] for name in fields}
+    columns["n"] = groups["best_accuracy_count"]
+    for name in measured:
+        columns |= {name: groups[f"{name}_mean"], f"{name}_sd": groups[f"{name}_stddev"]}
+    return pa.table({**columns, "train_seconds": groups["train_seconds_mean"]})
+
+
 def render(table: pa.Table, form: str) -> str:
     """The table as csv, json (a list of objects), markdown, or aligned text for a terminal."""
     if form == "csv":
@@ -82,16 +116,20 @@ def summary(table: pa.Table) -> pa.Table:
         return len(pc.unique(table[name])) > 1
 
     shown = [name for name in SUMMARY if name in table.column_names]
+    if "n" in table.column_names:  # over seeds
+        shown = [name for name in table.column_names if name == "n" or "_accuracy" in name]
+        shown.append("train_seconds")
     shown = [name for name in shown if table[name].null_count < len(table)]
     shown = [name for name in shown if name != "run" or differs("run")]
-    fields = [name for name in table.column_names if name not in TRIAL_COLUMNS and differs(name)]
+    fields = [name for name in table.column_names if name not in (*TRIAL_COLUMNS, *shown)]
+    fields = [name for name in fields if differs(name)]
     return table.select([*shown[:-1], *fields, *shown[-1:]])
 
 
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return ""
-    if name.endswith("_accuracy"):
+    if name.endswith(("_accuracy", "_accuracy_sd")):
         return f"{value:.2%}"
     if name.endswith("_seconds"):
         return f"{value:.0f}"
@@ -111,6 +149,14 @@ def main(argv: Sequence[str]) -> None:
         default="table",
         help="csv and json have all columns (default: table).",
     )
+    parser.add_argument(
+        "--where", metavar="CONDITION", help="Only rows for which it holds, like 'lr > 0.05'."
+    )
+    parser.add_argument(
+        "--over-seeds",
+        action="store_true",
+        help="One row for trials that differ in their seed only: mean, standard deviation, n.",
+    )
     parser.add_argument("--epochs", action="store_true", help="A row per trial and epoch.")
     parser.add_argument(
         "--storage",
@@ -128,12 +174,19 @@ def main(argv: Sequence[str]) -> None:
     table = pa.concat_tables(
         [tables.read(folder, name) for folder in folders], promote_options="permissive"
     )
+    if args.epochs and args.over_seeds:
+        raise errors.UserError("over_seeds is on, but epochs is too; leave one of them out.")
+    if args.where is not None:
+        table = where(table, args.where)
+    if args.over_seeds:
+        table = over_seeds(table)
     if not args.epochs:
         table = ranked(table, args.sort)
     if args.top:
         table = table.slice(0, min(args.top, len(table)))
     if args.format in ("table", "markdown") and not len(table):
-        print(f"{name} has no rows yet", file=sys.stderr)
+        why = f"has no rows where {args.where}" if args.where else "has no rows yet"
+        print(f"{name} {why}", file=sys.stderr)
         return
     if args.format in ("table", "markdown"):
         table = table if args.epochs else summary(table)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mnist_ray import errors
@@ -131,16 +132,18 @@ def provenance() -> Row:
 
 
 def write(folder: Path, trials: Sequence[Row], epochs: Sequence[Row]) -> None:
-    """Write both tables into `folder`, each replaced whole."""
+    """Write both tables into `folder`, as Parquet and as CSV, each file replaced whole."""
     for name, columns, rows in (
         (TRIALS, TRIAL_COLUMNS, trials),
         (EPOCHS, EPOCH_COLUMNS, epochs),
     ):
         names = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
         table = pa.table({name: [row.get(name) for row in rows] for name in names})
-        partial = folder / f".{name}.{os.getpid()}"
-        pq.write_table(table, partial)
-        os.replace(partial, folder / name)
+        csv = str(Path(name).with_suffix(".csv"))
+        for path, write_table in ((name, pq.write_table), (csv, pyarrow.csv.write_csv)):
+            partial = folder / f".{path}.{os.getpid()}"
+            write_table(table, partial)
+            os.replace(partial, folder / path)
 
 
 def read(folder: Path, name: str = TRIALS) -> pa.Table:

@@ -173,3 +173,57 @@ def test_json_has_no_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     tables.write(tmp_path, [row(epoch(1, 0.1, loss=float("nan")))], [])
     (trial,) = json.loads(show(capsys, tmp_path, "--format", "json"), parse_constant=pytest.fail)
     assert (trial["status"], trial["best_loss"]) == ("diverged", None)
+
+
+def test_where_keeps_the_rows_for_which_it_holds(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trials(condition: str) -> list[int]:
+        shown = show(capsys, run, "--where", condition, "--format", "json")
+        return [row["trial"] for row in json.loads(shown)]
+
+    assert trials("lr > 0.2") == [1]
+    assert trials('status != "failed" and best_accuracy > 0.4') == [1, 0]
+    assert trials("lr > 9") == []
+    assert show(capsys, run, "--where", "lr > 9") == ""
+
+
+@pytest.mark.parametrize("condition", ["lr >", "rl > 0.1", "lr", "lr > 'x'", "", "\n"])
+def test_where_must_be_a_condition(
+    condition: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert errors.run(results.main, [str(run), f"--where={condition}"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: where is ")
+    assert len(err.splitlines()) == 1
+
+
+def test_over_seeds_trials_that_differ_in_their_seed_only_are_one_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, accuracy in enumerate([0.90, 0.91, 0.95]):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        trial = row(epoch(1, accuracy), run=str(seed), trial=0, seed=seed)
+        other = row(epoch(1, 0.5), run=str(seed), trial=1, seed=seed, lr=0.125)
+        failed = row(run=str(seed), trial=2, seed=seed, lr=0.25, status="failed")
+        tables.write(folder, [trial, other, failed], [])
+    shown = show(capsys, *sorted(tmp_path.iterdir()), "--over-seeds", "--format", "json")
+    best, same, none = json.loads(shown)
+    assert (best["lr"], best["n"]) == (0.01, 3)
+    assert best["best_accuracy"] == pytest.approx(0.92)
+    assert best["best_accuracy_sd"] == pytest.approx((0.0014 / 2) ** 0.5)
+    assert (same["lr"], same["n"], same["best_accuracy_sd"]) == (0.125, 3, 0)
+    assert (none["lr"], none["n"], none["best_accuracy"]) == (0.25, 0, None)
+    assert "seed" not in best
+    table = show(capsys, *sorted(tmp_path.iterdir()), "--over-seeds")
+    assert "92.00%     2.65%" in table
+
+
+def test_the_csv_files_hold_the_same(run: Path) -> None:
+    for name in (tables.TRIALS, tables.EPOCHS):
+        table = tables.read(run, name)
+        with (run / name).with_suffix(".csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["trial"] for row in rows] == [str(n) for n in table["trial"].to_pylist()]
+        assert list(rows[0]) == table.column_names
