@@ -19,11 +19,9 @@ from mnist_ray.model import Layer
 
 
 def console() -> Console:
-    """Prints to stdout; never wraps or cuts a line where there is no terminal to fit."""
+    """Prints to stdout. Lines are the terminal's to wrap, so that a long path can be copied."""
     # No markup: a path or an error may have brackets of its own.
-    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-    terminal = Console(**plain)
-    return terminal if terminal.is_terminal else Console(**plain, soft_wrap=True)
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class Training:
@@ -188,15 +186,15 @@ class Study:
     def end_trial(self, row: dict[str, Any]) -> None:
         self.ended.append(row)
         if row["status"] == "failed":
-            outcome = row["error"]
+            outcome = f"failed  {row['error']}"
         else:
+            diverged = row["status"] == "diverged"
             outcome = (
-                f"held-out {row['best_accuracy']:.2%} at epoch {row['best_epoch']}"
-                f" of {row['epochs_trained']}  {row['total_seconds']:.0f} s"
+                f"{'diverged' if diverged else format(row['best_accuracy'], '.2%')}"
+                f"  epoch {row['epochs_trained']}/{row['epochs']}  {row['total_seconds']:3.0f} s"
             )
         self.console.print(
-            f"trial {row['trial']:>3}  {row['status']:<8}  {values(self.sampled[row['trial']])}"
-            f"  {outcome}"
+            f"trial {row['trial']:>3}  {outcome}  {values(self.sampled[row['trial']])}"
         )
 
     def end(self, folder: Path, best: dict[str, Any], recipe_file: Path) -> None:
@@ -234,6 +232,6 @@ class Study:
 
 def values(sampled: dict[str, Any]) -> str:
     return "  ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in sampled.items()
     )
