@@ -118,7 +118,7 @@ def test_several_runs_are_one_table(run: Path, capsys: pytest.CaptureFixture[str
     tables.write(other, [row(epoch(1, 0.7), run="second", trial=0)], [])
     trials = json.loads(show(capsys, run, other, "--format", "json"))
     assert [trial["run"] for trial in trials] == ["first", "second", "first", "first"]
-    assert show(capsys, run, other).split()[:2] == ["best", "best"]
+    assert show(capsys, run, other).split()[:2] == ["best", "train"]
 
 
 def test_without_a_path_the_newest_run_is_shown(
