@@ -1,5 +1,6 @@
 """What a training run and a study print. On a terminal with a moving bar, elsewhere in lines."""
 
+import shlex
 import time
 from collections.abc import Container
 from pathlib import Path
@@ -95,7 +96,7 @@ class Training:
         self.console.print(
             f"{row['train_seconds']:.0f} s of training, {row['total_seconds']:.0f} s in all\n"
             f"last checkpoint  {last}\nbest checkpoint  {folder / row['checkpoint']}\n\n"
-            f"Next: python -m mnist_ray.evaluate {last}"
+            f"Next: python -m mnist_ray.evaluate {shlex.quote(str(last))}"
         )
 
 
@@ -208,7 +209,7 @@ class Study:
             f"tables           {folder}\n"
             f"time             {time.monotonic() - self.began:.0f} s\n\n"
             "Next, the winner on all 60,000 images:\n"
-            f"  python -m mnist_ray.train --config {recipe_file} --holdout 0"
+            f"  python -m mnist_ray.train --config {shlex.quote(str(recipe_file))} --holdout 0"
         )
 
     def _running(self) -> Table:

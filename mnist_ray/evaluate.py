@@ -23,8 +23,20 @@ def main(argv: Sequence[str]) -> None:
         default="test",
         help="The images: the test set, or those that the run held out (default: test).",
     )
-    parser.add_argument("--data-dir", type=Path, default=RunConfig().data_dir, metavar="DIR")
-    parser.add_argument("--worst", type=int, default=10, metavar="N", help="Mistakes to list.")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=RunConfig().data_dir,
+        metavar="DIR",
+        help="Folder of MNIST's files; fetched if missing (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--worst",
+        type=int,
+        default=10,
+        metavar="N",
+        help="Mistakes to list (at least 0; default: %(default)s).",
+    )
     parser.add_argument("--verbose", action="store_true", help="Tracebacks.")
     args = parser.parse_args(argv)
     if args.worst < 0:

@@ -141,8 +141,10 @@ def main(argv: Sequence[str]) -> None:
         prog="python -m mnist_ray.results", description="Show what studies and training runs found."
     )
     parser.add_argument("path", nargs="*", type=Path, help="Folders of runs (default: the newest).")
-    parser.add_argument("--top", type=int, metavar="N", help="Only the first N rows.")
-    parser.add_argument("--sort", default="best_accuracy", metavar="COLUMN", help="Sort by.")
+    parser.add_argument("--top", type=int, metavar="N", help="Only the first N rows, at least 1.")
+    parser.add_argument(
+        "--sort", default="best_accuracy", metavar="COLUMN", help="Sort by (default: %(default)s)."
+    )
     parser.add_argument(
         "--format",
         choices=["table", "markdown", "csv", "json"],

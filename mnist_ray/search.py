@@ -6,6 +6,7 @@ import re
 import typing
 from typing import Any, NamedTuple
 
+import optuna
 import yaml
 from optuna.samplers import TPESampler
 from ray import tune
@@ -138,6 +139,7 @@ def algorithm(study: TuneConfig, seed: int, num_trials: int, concurrent: int) ->
     """The search algorithm, with at most `concurrent` trials at a time; the same seed samples the
     same configurations."""
     if study.search == "tpe":
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name its own study
         # Bergstra et al., NeurIPS 2011: model the better trials, once there are a few at random.
         sampler = TPESampler(seed=seed, n_startup_trials=max(4, num_trials // 4))
         tpe = OptunaSearch(metric=METRIC, mode="max", sampler=sampler)

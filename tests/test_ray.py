@@ -101,6 +101,7 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
     assert f"checkpoint       {folder / best['checkpoint']}" in shown.out
     assert "--holdout 0" in shown.out.splitlines()[-1]
     assert "WARNING" not in shown.out + shown.err
+    assert shown.err == ""
 
     # The name is taken now, and nothing is overwritten.
     assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "study"]) == 2

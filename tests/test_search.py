@@ -157,7 +157,7 @@ class FakeTrial:
 
 
 def test_asha_stops_weak_trials_early_and_none_at_its_last_epoch() -> None:
-    scheduler = search.scheduler(TuneConfig(), max_epochs=3)
+    scheduler = search.scheduler(TuneConfig(scheduler="asha"), max_epochs=3)
 
     def report(trial: FakeTrial, epoch: int, accuracy: float, last: int = 3) -> str:
         result = {"epoch": epoch, "last": epoch == last, search.METRIC: accuracy}
