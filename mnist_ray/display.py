@@ -155,14 +155,14 @@ class Study:
         self.trials, self.max_epochs = trials, base.epochs
         self.console.print(
             f"{trials} trials, {concurrent} at a time, each on"
-            f" {described_workers(base.num_workers, share)};"
-            f" {study.search} search, {study.scheduler} scheduler, seed {base.seed}"
+            f" {described_workers(base.num_workers, share)}\n"
+            f"{study.search} search, {study.scheduler} scheduler, seed {base.seed}"
         )
         space = study.dimensions()
         for name, spec in space.items():
             self.console.print(f"  {name:<12} {spec}")
         self.console.print(
-            f"around {recipe(base, without=space)}; chosen by {base.holdout:,} held-out images\n"
+            f"around {recipe(base, without=space)}\nchosen by {base.holdout:,} held-out images\n"
         )
 
     def __enter__(self) -> None:
