@@ -59,6 +59,7 @@ def fit(
     model = model.to(device)
     parallel = wrap(model)
     arithmetic = resolve_precision(config.precision, device)
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU, or fp32 would not be what it says
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.lr,
@@ -169,9 +170,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        able: dict[str, bool] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # not in every version of PyTorch
+        # Not every version of PyTorch can say.
+        able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
     return "bf16" if native else "fp32"
 
@@ -183,7 +183,6 @@ def prepare_process(threads: int) -> None:
     the kernel each time, faulting them in again costs a fifth to a third of the step.
     """
     kernels.use_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False  # so that fp32 is what it says
     mmap_threshold, trim_threshold = -3, -1  # from malloc.h
     try:
         libc = ctypes.CDLL("libc.so.6")

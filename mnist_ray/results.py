@@ -46,9 +46,10 @@ def where(table: pa.Table, condition: str) -> pa.Table:
     try:
         return table.take(pa.array(table.to_pandas().query(condition).index, pa.int64()))
     except Exception as error:  # whatever a parser of Python expressions raises
+        reason = " ".join(str(error).split())[:100]
         raise errors.UserError(
             f"where is {condition!r}, but must be a condition on columns, like 'lr > 0.05 and"
-            f" epochs_trained == 3' ({str(error).splitlines()[0]})."
+            f" epochs_trained == 3' ({reason})."
         ) from None
 
 

