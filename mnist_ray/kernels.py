@@ -4,6 +4,9 @@ In a network this small, PyTorch spends about as long on these three, one pass o
 another, as on its convolutions. Here the forward pass reads its input twice and writes once, the
 backward pass reads input and gradient twice and writes once, and there is no mask to store. Numba
 needs no C++ compiler, and keeps what it compiled on disk.
+
+Tensors are float32 or bfloat16, which Numba does not know: its bits lie in uint16 arrays, and are
+read into and rounded from float32, in which everything is computed.
 """
 
 import functools
@@ -13,7 +16,8 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from numba import float32, njit, prange, set_num_threads, uint32
+from numba import float32, njit, prange, set_num_threads, types, uint16, uint32
+from numba.extending import overload
 from torch import Tensor, nn
 
 WIDTH = 32
@@ -52,12 +56,13 @@ def use_threads(threads: int) -> None:
 def relu_norm_dropout(x: Tensor, norm: nn.BatchNorm2d | None, p: float) -> Tensor:
     """`dropout(norm(relu(x)), p)` in training, with `norm`'s running statistics updated.
 
-    c must divide 32, and b * h * w * c be a multiple of 32. An element is kept if 16 bits, half of
-    a hash of its position and of a key drawn from PyTorch's random state, say so: the keep
-    probability is exact to 1/65536, and the backward pass needs the key, not a mask.
+    `x` is float32 or bfloat16 (b, c, h, w), and so is what is returned; c must divide 32, and
+    b * h * w * c be a multiple of 32. An element is kept if 16 bits, half of a hash of its position
+    and of a key drawn from PyTorch's random state, say so: the keep probability is exact to
+    1/65536, and the backward pass needs the key, not a mask.
     """
     weight, bias = (None, None) if norm is None else (norm.weight, norm.bias)
-    return _ReluNormDropout.apply(x, weight, bias, norm, p)  # type: ignore[no-any-return, no-untyped-call]
+    return _ReluNormDropout.apply(x, weight, bias, norm, p)  # type: ignore[no-any-return]
 
 
 class _ReluNormDropout(torch.autograd.Function):
@@ -104,12 +109,55 @@ class _ReluNormDropout(torch.autograd.Function):
 
 
 def _rows(x: Tensor) -> np.ndarray:
-    """A channels-last tensor as it lies in memory, in rows of WIDTH."""
-    return x.detach().permute(0, 2, 3, 1).numpy().reshape(-1, WIDTH)
+    """A channels-last tensor as it lies in memory, in rows of WIDTH; bfloat16 as its bits."""
+    x = x.detach().permute(0, 2, 3, 1)
+    bits = x.view(torch.uint16) if x.dtype == torch.bfloat16 else x
+    return bits.numpy().reshape(-1, WIDTH)
+
+
+def _read(array, i, c):
+    """An element as float32."""
+
+
+@overload(_read)
+def _read_either(array, i, c):
+    if array.dtype == types.uint16:
+
+        def read(array, i, c):
+            return np.uint32(np.uint32(array[i, c]) << uint32(16)).view(float32)
+
+    else:
+
+        def read(array, i, c):
+            return array[i, c]
+
+    return read
+
+
+def _write(array, i, c, x):
+    """Set an element, rounded to the nearest, and to even halfway, where it is bfloat16."""
+
+
+@overload(_write)
+def _write_either(array, i, c, x):
+    if array.dtype == types.uint16:
+
+        def write(array, i, c, x):
+            bits = np.float32(x).view(uint32)
+            odd = uint32(uint32(bits >> uint32(16)) & uint32(1))
+            # NaN stays NaN: those of arithmetic have nothing in the bits that could carry.
+            array[i, c] = uint16(uint32(bits + uint32(0x7FFF) + odd) >> uint32(16))
+
+    else:
+
+        def write(array, i, c, x):
+            array[i, c] = x
+
+    return write
 
 
 @njit(inline="always")
-def _hash(x, key1, key2):  # type: ignore[no-untyped-def]
+def _hash(x, key1, key2):
     """32 random bits for position `x`: two rounds of lowbias32, each after a key of its own
     (Wellons, "Prospecting for Hash Functions", nullprogram.com, 2018)."""
     x = uint32(x + key1)
@@ -127,12 +175,12 @@ def _hash(x, key1, key2):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _relu(x):  # type: ignore[no-untyped-def]
+def _relu(x):
     return ZERO if x <= ZERO else x  # NaN stays NaN
 
 
 @njit(inline="always")
-def _kept(left, right, i, c, keep, key1, key2):  # type: ignore[no-untyped-def]
+def _kept(left, right, i, c, keep, key1, key2):
     """Columns c and c + HALF of row i, or 0 where dropout drops them."""
     bits = _hash(uint32(uint32(i * HALF) + uint32(c)), key1, key2)
     return (
@@ -142,7 +190,7 @@ def _kept(left, right, i, c, keep, key1, key2):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _per_channel(partial, channels):  # type: ignore[no-untyped-def]
+def _per_channel(partial, channels):
     """The blocks' two sums of each column (blocks, 2, WIDTH), added up by channel in float64."""
     total = np.zeros((2, channels))
     for block in range(len(partial)):
@@ -153,7 +201,7 @@ def _per_channel(partial, channels):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _moments(z, eps, momentum, mean, inverse, running_mean, running_var):  # type: ignore[no-untyped-def]
+def _moments(z, eps, momentum, mean, inverse, running_mean, running_var):
     """Of relu(z): each channel's mean and 1 / standard deviation; moves the running statistics."""
     channels = len(mean)
     blocks = (len(z) + BLOCK - 1) // BLOCK
@@ -162,7 +210,7 @@ def _moments(z, eps, momentum, mean, inverse, running_mean, running_var):  # typ
         sums = np.zeros((2, WIDTH), np.float32)
         for i in range(block * BLOCK, min((block + 1) * BLOCK, len(z))):
             for c in range(WIDTH):
-                r = _relu(z[i, c])
+                r = _relu(_read(z, i, c))
                 sums[0, c] += r
                 sums[1, c] += r * r
         partial[block] = sums
@@ -177,7 +225,7 @@ def _moments(z, eps, momentum, mean, inverse, running_mean, running_var):  # typ
 
 
 @compiled
-def _forward(z, mean, inverse, gain, shift, key, keep16, kept_scale, out):  # type: ignore[no-untyped-def]
+def _forward(z, mean, inverse, gain, shift, key, keep16, kept_scale, out):
     keep, key1, key2 = uint32(keep16), uint32(key[0]), uint32(key[1])
     scale, offset = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
     for c in range(WIDTH):
@@ -188,13 +236,15 @@ def _forward(z, mean, inverse, gain, shift, key, keep16, kept_scale, out):  # ty
         for i in range(block * BLOCK, min((block + 1) * BLOCK, len(z))):
             for c in range(HALF):
                 d = c + HALF
-                left = _relu(z[i, c]) * scale[c] + offset[c]
-                right = _relu(z[i, d]) * scale[d] + offset[d]
-                out[i, c], out[i, d] = _kept(left, right, i, c, keep, key1, key2)
+                left = _relu(_read(z, i, c)) * scale[c] + offset[c]
+                right = _relu(_read(z, i, d)) * scale[d] + offset[d]
+                left, right = _kept(left, right, i, c, keep, key1, key2)
+                _write(out, i, c, left)
+                _write(out, i, d, right)
 
 
 @compiled
-def _affine_gradients(  # type: ignore[no-untyped-def]
+def _affine_gradients(
     gradient, z, mean, inverse, gain, key, keep16, kept_scale, of_weight, of_bias
 ):
     """The sums over all images that batch norm's backward pass needs, which are the gradients of
@@ -208,11 +258,12 @@ def _affine_gradients(  # type: ignore[no-untyped-def]
         for i in range(block * BLOCK, min((block + 1) * BLOCK, len(z))):
             for c in range(HALF):
                 d = c + HALF
-                left, right = _kept(gradient[i, c], gradient[i, d], i, c, keep, key1, key2)
+                left, right = _read(gradient, i, c), _read(gradient, i, d)
+                left, right = _kept(left, right, i, c, keep, key1, key2)
                 sums[0, c] += left
                 sums[0, d] += right
-                sums[1, c] += left * _relu(z[i, c])
-                sums[1, d] += right * _relu(z[i, d])
+                sums[1, c] += left * _relu(_read(z, i, c))
+                sums[1, d] += right * _relu(_read(z, i, d))
         partial[block] = sums
     total = _per_channel(partial, channels)
     for c in range(channels):
@@ -221,9 +272,7 @@ def _affine_gradients(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _backward(  # type: ignore[no-untyped-def]
-    gradient, z, mean, inverse, gain, key, keep16, kept_scale, of_weight, of_bias, out
-):
+def _backward(gradient, z, mean, inverse, gain, key, keep16, kept_scale, of_weight, of_bias, out):
     """Ioffe and Szegedy, arXiv:1502.03167, p. 4, times the mask, through ReLU."""
     keep, key1, key2 = uint32(keep16), uint32(key[0]), uint32(key[1])
     scale, offset = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
@@ -238,8 +287,10 @@ def _backward(  # type: ignore[no-untyped-def]
         for i in range(block * BLOCK, min((block + 1) * BLOCK, len(z))):
             for c in range(HALF):
                 d = c + HALF
-                left, right = _kept(gradient[i, c], gradient[i, d], i, c, keep, key1, key2)
-                left = left * scale[c] + offset[c] + z[i, c] * slope[c]
-                right = right * scale[d] + offset[d] + z[i, d] * slope[d]
-                out[i, c] = ZERO if z[i, c] <= ZERO else left
-                out[i, d] = ZERO if z[i, d] <= ZERO else right
+                left, right = _read(gradient, i, c), _read(gradient, i, d)
+                left, right = _kept(left, right, i, c, keep, key1, key2)
+                z_left, z_right = _read(z, i, c), _read(z, i, d)
+                left = left * scale[c] + offset[c] + z_left * slope[c]
+                right = right * scale[d] + offset[d] + z_right * slope[d]
+                _write(out, i, c, ZERO if z_left <= ZERO else left)
+                _write(out, i, d, ZERO if z_right <= ZERO else right)

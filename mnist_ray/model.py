@@ -24,7 +24,7 @@ class ReluNormDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         frozen = self.norm is not None and not self.norm.training
         if self.training and not frozen and x.device.type == "cpu":
-            return kernels.relu_norm_dropout(x.float(), self.norm, self.p)
+            return kernels.relu_norm_dropout(x, self.norm, self.p)
         x = F.relu(x, inplace=True)
         if self.norm is not None:
             x = self.norm(x)

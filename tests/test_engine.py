@@ -47,7 +47,12 @@ def weights(network: nn.Module) -> torch.Tensor:
 def test_an_epoch_is_that_of_a_plain_loop(small: Mnist, label_smoothing: float) -> None:
     # Three batches, the last one smaller. Over many more, rounding errors grow to anything.
     config = TrainConfig(
-        dropout=0, epochs=1, train_size=150, weight_decay=1e-3, label_smoothing=label_smoothing
+        precision="fp32",
+        dropout=0,
+        epochs=1,
+        train_size=150,
+        weight_decay=1e-3,
+        label_smoothing=label_smoothing,
     )
     splits = data.split(small, 0, 150)
     trained, (metrics,), _ = fit(config, small)
@@ -199,7 +204,7 @@ def worker(rank: int, folder: str, config: TrainConfig, mnist: Mnist) -> None:
 
 def test_two_workers_are_one_with_the_same_global_batch(small: Mnist, tmp_path: Path) -> None:
     # 133 training and 101 scored images: both are shared unevenly, and so is the last batch of 5.
-    config = TrainConfig(batch_size=64, train_size=133, epochs=1, dropout=0)
+    config = TrainConfig(batch_size=64, train_size=133, epochs=1, dropout=0, precision="fp32")
     alone = train_as(0, 1, config, small)
     torch.multiprocessing.spawn(worker, (str(tmp_path), config, small), nprocs=2)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

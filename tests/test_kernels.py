@@ -60,6 +60,27 @@ def test_it_is_relu_batch_norm_and_dropout(
         assert ours.num_batches_tracked == theirs.num_batches_tracked
 
 
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_bfloat16_is_float32_rounded_once(batch_norm: bool) -> None:
+    shape = (33, 16, 26, 26)
+
+    def run(dtype: torch.dtype) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        x, gradient = tensor(*shape).bfloat16(), tensor(*shape).bfloat16()
+        x[0, 0, 0, :2] = torch.tensor([torch.inf, torch.nan])
+        x = x.to(dtype).requires_grad_()
+        layer = norm(16) if batch_norm else None
+        out = kernels.relu_norm_dropout(x, layer, 0.3)
+        assert out.dtype == dtype
+        out.backward(gradient.to(dtype))
+        sums = [] if layer is None else [layer.weight.grad, layer.running_mean, layer.running_var]
+        return [out.bfloat16(), x.grad.bfloat16(), *sums]
+
+    for half, full in zip(run(torch.bfloat16), run(torch.float32), strict=True):
+        assert torch.equal(half.isnan(), full.isnan())
+        assert torch.equal(half.nan_to_num(), full.nan_to_num())
+
+
 def test_the_number_of_threads_changes_no_bit() -> None:
     def run(threads: int) -> list[torch.Tensor]:
         kernels.use_threads(threads)
