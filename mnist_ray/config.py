@@ -8,10 +8,10 @@ import reprlib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from mnist_ray.errors import UserError
@@ -146,6 +146,18 @@ STUDY_RECIPE: dict[str, Any] = {
 twenty, and a study selects on held-out images."""
 
 
+def _seconds(value: Any) -> Any:
+    """`90`, `90s`, `1.5m` or `2h` in seconds; anything else is left to the field to refuse."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(value[-1:]) if isinstance(value, str) else None
+    try:
+        return float(value[:-1]) * unit if unit else value
+    except ValueError:
+        return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+
+
 class TuneConfig(Config):
     """A study: which configurations to try, and how long each may train."""
 
@@ -158,8 +170,30 @@ class TuneConfig(Config):
     search: Literal["random", "grid", "tpe"] = Field(
         "random", description="How they are chosen; grid tries every combination of choices."
     )
-    scheduler: Literal["asha", "fifo"] = Field(
-        "fifo", description="asha stops weak trials early, fifo lets all finish."
+    scheduler: Literal["one-rung", "asha", "median", "fifo"] = Field(
+        "one-rung",
+        description="one-rung trains all for 1 epoch and the best in full, asha and median stop"
+        " weak trials on the way, fifo lets all finish.",
+    )
+    keep: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Configurations that one-rung trains in full; none takes a sixth, at least 2.",
+    )
+    confirm: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Best trials to repeat with fresh seeds before one wins, which then trains on"
+        " all images; 0 is off, none takes 2 if the time budget allows.",
+    )
+    confirm_seeds: int = Field(2, ge=1, le=100, description="Fresh seeds of each of these.")
+    time_budget: Seconds | None = Field(
+        None,
+        gt=0,
+        le=10**7,
+        description="Begin nothing that would not end within, like 90s, 10m or 2h.",
     )
     space: dict[str, str] = Field(
         {},
@@ -168,6 +202,11 @@ class TuneConfig(Config):
     workers_per_trial: int = Field(1, ge=1, le=1024, description="Data-parallel workers a trial.")
     max_concurrent: int | None = Field(
         None, ge=1, le=10_000, description="Trials at a time; none runs as many as fit."
+    )
+    track: str | None = Field(
+        None,
+        pattern=r"^(mlflow(=.+)?|wandb(=.+)?)$",
+        description="Log to mlflow[=URI] or wandb[=PROJECT] too.",
     )
 
     def dimensions(self) -> dict[str, str]:
@@ -228,6 +267,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+NEEDED = {
+    "name": "letters, digits, dots, dashes and underscores, at most 100, the first one a letter or"
+    " digit",
+    "track": "mlflow, mlflow=URI, wandb or wandb=PROJECT",
+    "time_budget": "a time of at most 10000000 seconds, like 90s, 10m or 2h",
+}
+"""What a field takes, where its bounds do not say it."""
+
+
 def _sentence(cls: type[Config], error: Any) -> str:
     if not error["loc"]:  # from a model_validator: already a sentence
         return str(error["msg"]).removeprefix("Value error, ")
@@ -239,11 +287,8 @@ def _sentence(cls: type[Config], error: Any) -> str:
         need = f"one of {', '.join(field.annotation.__args__)}"  # type: ignore[union-attr]
     elif error["type"] in ("bool_parsing", "bool_type"):
         need = "true or false"
-    elif error["type"] == "string_pattern_mismatch":
-        need = (
-            "letters, digits, dots, dashes and underscores, at most 100, the first one a letter or"
-            " digit"
-        )
+    elif name in NEEDED:
+        need = NEEDED[name]
     elif error["type"].startswith(("int", "float", "finite", "greater", "less")):
         kind = "a whole number" if "int" in str(field.annotation) else "a number"
         need = f"{kind}, {bounds(field)}"

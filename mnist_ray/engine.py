@@ -20,6 +20,9 @@ from mnist_ray.config import TrainConfig
 from mnist_ray.data import Part, Splits
 from mnist_ray.model import build
 
+CHECK_EVERY = 50
+"""Steps between two looks at whether the loss is finite; a GPU would be waited for at each."""
+
 Metrics = dict[str, Any]
 State = dict[str, Any]
 
@@ -110,6 +113,9 @@ def fit(
                 right = (log_probs.argmax(1) == labels).sum()
                 totals += torch.stack([loss.detach(), right, right.new_tensor(len(labels))])
             on_step(epoch, step + 1, steps)
+            # Workers would have to agree on stopping, so more than one go on to the epoch's end.
+            if world_size == 1 and step % CHECK_EVERY == 0 and not totals[0].isfinite():
+                break
 
         loss_sum, right_sum, count = _sum_over_workers(totals, world_size).tolist()
         _average_buffers(model, world_size)

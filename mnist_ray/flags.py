@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_ray.config import Config, bounds, build, read_yaml
+from mnist_ray.config import Config, Seconds, bounds, build, read_yaml
 from mnist_ray.errors import UserError, usable
 
 
@@ -74,7 +74,7 @@ def _add_flag(
         choices = "|".join(typing.get_args(field.annotation))
         parser.add_argument(flag, metavar=choices, help=text)
     else:
-        kind = {int: "N", float: "X", Path: "DIR"}.get(kinds[0], "NAME")
+        kind = {int: "N", float: "X", Path: "DIR", Seconds: "TIME"}.get(kinds[0], "NAME")
         # Values stay text here: the config class turns them into numbers and checks them.
         parser.add_argument(flag, metavar=kind, help=text.replace("%", "%%"))
 

@@ -12,6 +12,7 @@ from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
 from mnist_ray import display, tables
 from mnist_ray.config import TrainConfig
+from mnist_ray.plan import Plan
 
 
 class Recorder(tune.Callback):  # type: ignore[misc]
@@ -23,25 +24,26 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         base: TrainConfig,
         split_hash: Callable[[TrainConfig], str],
         show: display.Study,
+        plan: Plan,
+        numbers: dict[str, int],
         **known: Any,
     ) -> None:
         self.folder, self.base, self.split_hash, self.show = folder, base, split_hash, show
-        self.known = known
-        self.numbers: dict[str, int] = {}
+        self.plan, self.numbers, self.known = plan, numbers, known
         self.began: dict[str, float] = {}
         self.epochs: dict[str, list[tables.Row]] = {}
         self.rows: dict[str, tables.Row] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks; a terminal cannot be pickled, and the data need not be.
-        return {**self.__dict__, "show": None, "split_hash": None}
+        return {**self.__dict__, "show": None, "split_hash": None, "plan": None}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        if trial.trial_id not in self.numbers:
-            self.numbers[trial.trial_id] = trials.index(trial)
+        if trial.trial_id not in self.began:
             self.began[trial.trial_id] = time.monotonic()
             self.epochs[trial.trial_id] = []
-            self.show.start(self.numbers[trial.trial_id], trial.config)
+            number = self.numbers[trial.trial_id]
+            self.show.start(number, self.plan.trials[number])
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: tables.Row, **_: Any
@@ -66,20 +68,29 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def _end(self, trial: Trial, **known: Any) -> None:
         epochs = self.epochs[trial.trial_id]
+        number = self.numbers[trial.trial_id]
+        planned = self.plan.trials[number]
+        # The trial's own values, because a scheduler may have changed them on the way.
+        changes = {name: trial.config[name] for name in planned.changes}
+        config = {**self.base.model_dump(), **changes}
         if epochs:
-            known["checkpoint"] = tables.best_epoch(epochs, "holdout")["checkpoint"]
-            known["split_hash"] = self.split_hash(self.base.replace(**trial.config))
+            saved = epochs[-1] if planned.phase == "final" else tables.best_epoch(epochs, "holdout")
+            known["checkpoint"] = saved["checkpoint"]
+            known["split_hash"] = self.split_hash(self.base.replace(**changes))
         row = tables.trial_row(
-            {**self.base.model_dump(), **trial.config},
+            config,
             epochs,
             run=self.folder.name,
-            trial=self.numbers[trial.trial_id],
+            trial=number,
+            phase=planned.phase,
+            repeats=planned.repeats,
             total_seconds=time.monotonic() - self.began[trial.trial_id],
             **self.known,
             **known,
         )
         self.rows[trial.trial_id] = row
         self.write()
+        self.plan.tell(row)
         self.show.end_trial(row)
 
     def write(self) -> None:

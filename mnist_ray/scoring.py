@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,21 @@ def report(network: nn.Module, part: data.Part) -> Report:
         for i in worst
     ]
     return Report(score, wilson(score.accuracy, score.images), confusion, wrong)
+
+
+def predictions(network: nn.Module, part: data.Part) -> dict[str, list[Any]]:
+    """What `network` takes every image of `part` for: the columns of tables.PREDICTION_COLUMNS."""
+    probabilities, guesses = engine.predict(network, part).exp().max(dim=1)
+    labels = part.labels[part.indices]
+    images = part.images[part.indices]
+    wrong = guesses != labels
+    return {
+        "index": part.indices.tolist(),
+        "label": labels.tolist(),
+        "guess": guesses.tolist(),
+        "probability": probabilities.tolist(),
+        "image": [images[i].numpy().tobytes() if wrong[i] else None for i in range(len(labels))],
+    }
 
 
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:

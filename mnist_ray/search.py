@@ -1,24 +1,28 @@
-"""Search spaces as people write them, and search algorithms and schedulers by name."""
+"""Search spaces as people write them, and configurations out of them. Without Ray."""
 
 import contextlib
+import itertools
 import math
 import re
 import typing
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import optuna
 import yaml
-from optuna.samplers import TPESampler
-from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm
-from ray.tune.search.optuna import OptunaSearch
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import RandomSampler, TPESampler
 
 from mnist_ray.config import UNREADABLE, TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 
-METRIC = "holdout_accuracy"
+TPE_LAG = 4
+"""Trials that tpe looks past, unless more run at a time."""
 
 FIXED = ("holdout", "num_workers", "cpus_per_worker", "use_gpu")
 """Fields that no study can vary: trials are compared on the same held-out images, and their
@@ -121,63 +125,51 @@ def trials(study: TuneConfig, dimensions: dict[str, Dimension]) -> int:
     return size
 
 
-def param_space(study: TuneConfig, dimensions: dict[str, Dimension]) -> dict[str, Any]:
-    """The space in Ray Tune's terms."""
+class Sampler:
+    """Gives one configuration after the other; the same seed the same ones, however many trials run
+    at a time.
 
-    def domain(dimension: Dimension) -> Any:
-        kind, values = dimension
-        if kind == "choice":
-            return tune.grid_search(list(values)) if study.search == "grid" else tune.choice(values)
-        if kind == "randint":
-            return tune.randint(values[0], values[1] + 1)
-        return getattr(tune, kind)(*values)
-
-    return {name: domain(dimension) for name, dimension in dimensions.items()}
-
-
-def algorithm(study: TuneConfig, seed: int, num_trials: int, concurrent: int) -> SearchAlgorithm:
-    """The search algorithm, with at most `concurrent` trials at a time; the same seed samples the
-    same configurations."""
-    if study.search == "tpe":
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name its own study
-        # Bergstra et al., NeurIPS 2011: model the better trials, once there are a few at random.
-        sampler = TPESampler(seed=seed, n_startup_trials=max(4, num_trials // 4))
-        tpe = OptunaSearch(metric=METRIC, mode="max", sampler=sampler)
-        return ConcurrencyLimiter(tpe, max_concurrent=concurrent)
-    # Tune's own max_concurrent_trials does not reach this generator.
-    return BasicVariantGenerator(random_state=seed, max_concurrent=concurrent)
-
-
-class Asha(ASHAScheduler):  # type: ignore[misc]
-    """ASHA (Li et al., arXiv:1810.05934): after 1, 3, 9, … epochs only the best third go on.
-
-    Never stops a trial at its last epoch, where it ends by itself: Ray Train leaks the resources of
-    a run that is killed while it shuts down, and the next trial would wait for them for ever.
+    For tpe that takes a rule: configuration i is chosen knowing the outcomes of all trials but the
+    `lag` before it, also of those that happen to have ended already.
     """
 
-    def __init__(self, max_epochs: int) -> None:
-        super().__init__(
-            time_attr="epoch",
-            metric=METRIC,
-            mode="max",
-            max_t=max_epochs,
-            grace_period=1,
-            reduction_factor=3,
-        )
+    def __init__(self, study: TuneConfig, dimensions: dict[str, Dimension], seed: int) -> None:
+        self.count = trials(study, dimensions)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name its own study
+        self.distributions = {name: _distribution(dim) for name, dim in dimensions.items()}
+        self.lag = self.count
+        self.grid = list(itertools.product(*(dim.values for dim in dimensions.values())))
+        sampler: optuna.samplers.BaseSampler = RandomSampler(seed=seed)
+        if study.search == "tpe":
+            self.lag = max(TPE_LAG, study.max_concurrent or 0)
+            # Bergstra et al., NeurIPS 2011: model the better trials, once there are a few at random
+            sampler = TPESampler(seed=seed, n_startup_trials=max(4, self.count // 4))
+        self.is_grid = study.search == "grid"
+        self.optuna = optuna.create_study(direction="maximize", sampler=sampler)
+        self.told = 0
 
-    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        decision: str = super().on_trial_result(controller, trial, result)
-        return self.CONTINUE if result["last"] else decision
+    def sample(self, number: int, accuracies: Mapping[int, float | None]) -> dict[str, Any] | None:
+        """Configuration `number`, or None if it must wait for more `accuracies` of those before; an
+        accuracy of None is a trial without a result."""
+        if self.is_grid:
+            return dict(zip(self.distributions, self.grid[number], strict=True))
+        while self.told <= number - self.lag:
+            if self.told not in accuracies:
+                return None
+            accuracy = accuracies[self.told]
+            if accuracy is None:
+                self.optuna.tell(self.told, state=optuna.trial.TrialState.FAIL)
+            else:
+                self.optuna.tell(self.told, accuracy)
+            self.told += 1
+        params: dict[str, Any] = self.optuna.ask(self.distributions).params
+        return params
 
 
-def scheduler(study: TuneConfig, max_epochs: int) -> TrialScheduler:
-    """When to stop a trial."""
-    if study.scheduler == "fifo" or max_epochs == 1:
-        return FIFOScheduler()
-    return Asha(max_epochs)
-
-
-def max_epochs(dimensions: dict[str, Dimension], base: TrainConfig) -> int:
-    """The most epochs that any trial can have."""
-    epochs = dimensions.get("epochs")
-    return max(epochs.values) if epochs else base.epochs
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    kind, values = dimension
+    if kind == "choice":
+        return CategoricalDistribution(values)
+    if kind == "randint":
+        return IntDistribution(*values)
+    return FloatDistribution(*values, log=kind == "loguniform")

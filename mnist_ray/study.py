@@ -23,6 +23,7 @@ from mnist_ray import (
     display,
     engine,
     runs,
+    schedulers,
     scoring,
     search,
     tables,
@@ -31,7 +32,12 @@ from mnist_ray import (
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import RunConfig, TrainConfig, TuneConfig
 from mnist_ray.errors import RunFailed, UserError
+from mnist_ray.plan import Plan
 from mnist_ray.recorder import Recorder
+from mnist_ray.schedulers import METRIC
+
+WORTH = "worth_keeping"
+"""By this Tune keeps a trial's best checkpoint."""
 
 LAUNCHER_CPUS, SPARED_CPUS = 0.001, 0.05
 """A trial that launches workers needs a little of a CPU for itself (Tune refuses 0). Its workers
@@ -40,7 +46,7 @@ ask for that much less than the cores they compute on, so that w workers of c co
 
 def trial(sampled: dict[str, Any], shared: dict[str, Any]) -> None:
     """Train one configuration in this process."""
-    config: TrainConfig = shared["base"].replace(**sampled)
+    config = _config(sampled, shared)
     share: cluster.Share = shared["share"]
     engine.prepare_process(share.cpus)
     splits = data.split(ray.get(shared["mnist"]), config.holdout, config.train_size)
@@ -48,7 +54,10 @@ def trial(sampled: dict[str, Any], shared: dict[str, Any]) -> None:
     def on_epoch(metrics: engine.Metrics, state: engine.State) -> None:
         with TemporaryDirectory() as folder:
             checkpoint.save(Path(folder), Checkpoint(state, config, metrics, splits.hash))
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+            worth = metrics.get(METRIC, metrics["epoch"])  # the last epoch's, without a holdout
+            tune.report(
+                {**metrics, WORTH: worth}, checkpoint=tune.Checkpoint.from_directory(folder)
+            )
 
     engine.fit(
         config, splits, device=torch.device("cuda" if share.gpus else "cpu"), on_epoch=on_epoch
@@ -59,7 +68,7 @@ def launching_trial(sampled: dict[str, Any], shared: dict[str, Any]) -> None:
     """Train one configuration on workers of its own."""
     share: cluster.Share = shared["share"]
     trainer.trainer(
-        shared["base"].replace(**sampled),
+        _config(sampled, shared),
         shared["mnist"],
         share,
         cpus_per_worker=share.cpus - SPARED_CPUS,
@@ -70,9 +79,14 @@ def launching_trial(sampled: dict[str, Any], shared: dict[str, Any]) -> None:
     ).fit()
 
 
+def _config(sampled: dict[str, Any], shared: dict[str, Any]) -> TrainConfig:
+    base: TrainConfig = shared["base"]
+    return base.replace(**{name: value for name, value in sampled.items() if name != "phase"})
+
+
 def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.Study) -> tables.Row:
-    """Run a study, write its tables, and score its best trial on the test set. Returns that trial's
-    row of the trials table.
+    """Run a study, write its tables, and score its winner on the test set. Returns the winner's row
+    of the trials table.
 
     Raises UserError for what cannot be run, RunFailed if no trial has a result.
     """
@@ -83,22 +97,26 @@ def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.St
             " use at least 1, such as 10000."
         )
     dimensions = search.parse(study.dimensions(), base)
-    num_trials = search.trials(study, dimensions)
     folder = runs.folder(run, "tune")
     mnist = data.load(run.data_dir)
     launches = study.workers_per_trial > 1
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own goes on as if all were done
+    # The final runs hold nothing out, and so do not report what schedulers go by.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     if not run.verbose:
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints even at verbose=0
     with cluster.connected(dashboard=launches, verbose=run.verbose):
         share = cluster.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
-        concurrent = _concurrency(study, share)
+        plan = Plan(study, base, dimensions, _concurrency(study, share))
         runs.claim(folder)
+        searcher = schedulers.Search(plan)
         recorder = Recorder(
             folder,
             base,
             lambda config: data.split(mnist, config.holdout, config.train_size).hash,
             show,
+            plan,
+            searcher.numbers,
             device=share.device,
             started=datetime.now(timezone.utc),
             **tables.provenance(),
@@ -109,12 +127,11 @@ def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.St
                 tune.with_parameters(launching_trial if launches else trial, shared=shared),
                 {"CPU": LAUNCHER_CPUS} if launches else {"CPU": share.cpus, "GPU": share.gpus},
             ),
-            param_space=search.param_space(study, dimensions),
             tune_config=tune.TuneConfig(
-                num_samples=1 if study.search == "grid" else num_trials,
-                search_alg=search.algorithm(study, base.seed, num_trials, concurrent),
-                scheduler=search.scheduler(study, search.max_epochs(dimensions, base)),
-                trial_dirname_creator=lambda trial: f"trial_{trial.trial_id.split('_')[-1]}",
+                num_samples=-1,  # the plan says when it is done
+                search_alg=searcher,
+                scheduler=schedulers.scheduler(study, plan.epochs),
+                trial_dirname_creator=lambda trial: f"trial_{searcher.numbers[trial.trial_id]:05}",
                 reuse_actors=not launches,  # starting a process takes two seconds
             ),
             run_config=tune.RunConfig(
@@ -124,28 +141,38 @@ def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.St
                 verbose=1 if run.verbose else 0,
                 checkpoint_config=tune.CheckpointConfig(
                     num_to_keep=1,  # and the last, always
-                    checkpoint_score_attribute=search.METRIC,
+                    checkpoint_score_attribute=WORTH,
                 ),
             ),
         )
-        show.begin(base, study, num_trials, concurrent, share)
+        show.begin(plan, share)
         try:
             with show:
                 tuner.fit()
         finally:
             recorder.write()  # also what an interrupted study found so far
-    finished = [row for row in recorder.rows.values() if row["status"] in ("ok", "stopped")]
-    if not finished:
-        outcomes = {f"{row['status']}: {row['error'] or ''}" for row in recorder.rows.values()}
+    winner = plan.winner()
+    if winner is None:
+        outcomes = {f"{row['status']}: {row['error'] or ''}" for row in plan.rows.values()}
         raise RunFailed(f"no trial has a result ({'; '.join(sorted(outcomes))}); see {folder}.")
-    best = max(finished, key=lambda row: (row["best_accuracy"], -row["trial"]))
-    score = scoring.score_test(folder / best["checkpoint"], mnist)
-    best |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
+    best = plan.rows[winner]
+    finals = [plan.rows[i] for i in plan.ranked("final")]
+    saved = checkpoint.load(folder / min(finals, key=_number, default=best)["checkpoint"])
+    network, test = scoring.load_model(saved), data.test_part(mnist)
+    tables.write_predictions(folder, scoring.predictions(network, test))
+    if not finals:
+        score = engine.evaluate(network, test)
+        best |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
     recorder.write()
     recipe = folder / "best.yaml"
     recipe.write_text(_recipe(base, dimensions, best), encoding="utf-8")
-    show.end(folder, best, recipe)
+    show.end(folder, recipe)
     return best
+
+
+def _number(row: tables.Row) -> int:
+    number: int = row["trial"]
+    return number
 
 
 def _concurrency(study: TuneConfig, share: cluster.Share) -> int:

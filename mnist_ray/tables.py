@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from mnist_ray import errors
 
 Row = dict[str, Any]
 
-TRIALS, EPOCHS = "trials.parquet", "epochs.parquet"
+TRIALS, EPOCHS, PREDICTIONS = "trials.parquet", "epochs.parquet", "predictions.parquet"
 
 TRIAL_COLUMNS = {
     "run": "name of the study or training run",
     "trial": "number of the trial, from 0 in the order in which they were sampled",
+    "phase": "of a study: screen (a short schedule for every configuration), search, confirm (the"
+    " best again, with fresh seeds), final (the winner on all images); empty for a training run",
+    "repeats": "number of the trial whose configuration this one has, where it is not a new one",
     "status": "ok (all its epochs), stopped (by the scheduler), diverged (loss not finite), failed",
     "scored_on": "the images behind best_ and final_: holdout, or test where nothing was held out",
     "best_accuracy": "highest accuracy after any epoch, 0 to 1; of two equal ones, the later",
@@ -35,10 +38,12 @@ TRIAL_COLUMNS = {
     "test_accuracy": "accuracy on the 10,000 test images, 0 to 1; empty where they were not scored",
     "test_loss": "mean negative log-likelihood on the test images, nats",
     "epochs_trained": "epochs trained before the trial ended",
+    "rung": "epochs after which the scheduler stopped the trial; empty where it did not",
     "train_seconds": "seconds spent training, without scoring",
     "total_seconds": "seconds from the start to the end of the trial",
     "images_per_second": "training images per second, over all its workers",
-    "checkpoint": "folder of the checkpoint of best_epoch, within the run's folder",
+    "checkpoint": "folder of the checkpoint of best_epoch, within the run's folder; of the last"
+    " epoch, where the phase is final",
     "error": "one line, where status is failed",
     "split_hash": "hash of which images were held out and which trained on",
     "arithmetic": "of the convolutions in training: fp32 or bf16",
@@ -72,6 +77,15 @@ EPOCH_COLUMNS = {
 }
 
 
+PREDICTION_COLUMNS = {
+    "index": "of the image in MNIST's test set, from 0",
+    "label": "digit that it is",
+    "guess": "digit that the winner takes it for",
+    "probability": "that the winner gives its guess, 0 to 1",
+    "image": "the 784 pixels of one taken for another digit, row by row, a byte each; else empty",
+}
+
+
 def epoch_row(run: str, trial: int, metrics: Row) -> Row:
     """A row of the epochs table, from what the engine reported."""
     known = {name: metrics[name] for name in EPOCH_COLUMNS if name in metrics}
@@ -101,6 +115,7 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
             "test_accuracy": final.get("test_accuracy"),
             "test_loss": final.get("test_loss"),
             "epochs_trained": len(epochs),
+            "rung": epochs[-1]["epoch"] if _status(config, epochs) == "stopped" else None,
             "train_seconds": train_seconds,
             "images_per_second": images / train_seconds,
             "arithmetic": final.get("arithmetic"),
@@ -139,11 +154,19 @@ def write(folder: Path, trials: Sequence[Row], epochs: Sequence[Row]) -> None:
     ):
         names = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
         table = pa.table({name: [row.get(name) for row in rows] for name in names})
-        csv = str(Path(name).with_suffix(".csv"))
-        for path, write_table in ((name, pq.write_table), (csv, pyarrow.csv.write_csv)):
-            partial = folder / f".{path}.{os.getpid()}"
-            write_table(table, partial)
-            os.replace(partial, folder / path)
+        _replace(folder / name, table, pq.write_table)
+        _replace(folder / Path(name).with_suffix(".csv"), table, pyarrow.csv.write_csv)
+
+
+def write_predictions(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write the winner's predictions, as columns that PREDICTION_COLUMNS names."""
+    _replace(folder / PREDICTIONS, pa.table(columns), pq.write_table)
+
+
+def _replace(path: Path, table: pa.Table, write_table: Callable[[pa.Table, Path], None]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    write_table(table, partial)
+    os.replace(partial, path)
 
 
 def read(folder: Path, name: str = TRIALS) -> pa.Table:

@@ -79,38 +79,77 @@ def test_two_workers_report_the_whole_set(storage: Path, mnist: Mnist) -> None:
 
 
 def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]) -> None:
-    flags = [*SMALL, "--epochs", "2", "--num-trials", "3", "--scheduler", "fifo", "--search", "tpe"]
-    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "study"]) == 0
+    flags = [*SMALL, "--epochs", "2", "--num-trials", "4", "--storage", str(storage)]
+    assert errors.run(tune.main, [*flags, "--name", "study"]) == 0
     folder = storage / "study"
     rows = table(folder)
-    assert [(row["trial"], row["status"]) for row in rows] == [(n, "ok") for n in range(3)]
-    assert len(table(folder, tables.EPOCHS)) == 6
-    for row in rows:
+    phases = ["screen"] * 4 + ["search"] * 2 + ["confirm"] * 4 + ["final"] * 2
+    assert [(row["trial"], row["phase"], row["status"]) for row in rows] == [
+        (number, phase, "ok") for number, phase in enumerate(phases)
+    ]
+    assert len(table(folder, tables.EPOCHS)) == 4 + 2 * 8
+    for row in rows[:10]:
         assert_checkpoint_scores_what_the_table_says(folder, row, mnist)
-    # The test set is scored once, for the best trial alone.
-    best = max(rows, key=lambda row: (row["best_accuracy"], -row["trial"]))
-    assert [row["trial"] for row in rows if row["test_accuracy"] is not None] == [best["trial"]]
-    score = scoring.score_test(folder / best["checkpoint"], mnist)
-    assert best["test_accuracy"] == score.accuracy
+    # The test set is scored for the final runs alone, which hold nothing out.
+    assert [row["trial"] for row in rows if row["test_accuracy"] is not None] == [10, 11]
+    assert {row["holdout"] for row in rows[10:]} == {0}
+    confirmed = rows[6:10]
+    means = {
+        number: sum(row["final_accuracy"] for row in confirmed if row["repeats"] == number)
+        for number in (4, 5)
+    }
+    assert means[rows[10]["repeats"]] == max(means.values())
+    best, final = rows[rows[10]["repeats"]], rows[10]
+    score = scoring.score_test(folder / final["checkpoint"], mnist)
+    assert final["final_accuracy"] == final["test_accuracy"] == score.accuracy
+    predictions = table(folder, tables.PREDICTIONS)
+    assert set(predictions[0]) == set(tables.PREDICTION_COLUMNS)
+    right = [row for row in predictions if row["label"] == row["guess"]]
+    assert len(predictions) == 10_000
+    assert len(right) == round(score.accuracy * 10_000)
+    for row in predictions[:200]:
+        shown = None if row["label"] == row["guess"] else mnist.test_images[row["index"]].tobytes()
+        assert row["image"] == shown
     recipe = TrainConfig(**read_yaml(folder / "best.yaml"))
     assert (recipe.lr, recipe.momentum, recipe.dropout, recipe.schedule) == (
         *(best[name] for name in ("lr", "momentum", "dropout")),
         "one-cycle",
     )
     shown = capfd.readouterr()
-    assert f"checkpoint       {folder / best['checkpoint']}" in shown.out
+    assert f"checkpoint       {folder / final['checkpoint']}" in shown.out
     assert "--holdout 0" in shown.out.splitlines()[-1]
     assert "WARNING" not in shown.out + shown.err
     assert shown.err == ""
 
     # The name is taken now, and nothing is overwritten.
-    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "study"]) == 2
+    assert errors.run(tune.main, [*flags, "--name", "study"]) == 2
     assert "name study is taken" in capfd.readouterr().err
     assert table(folder) == rows
 
 
+def test_without_confirmation_the_best_trial_is_scored_once(storage: Path, mnist: Mnist) -> None:
+    flags = [*SMALL, "--epochs", "2", "--num-trials", "3", "--search", "tpe", "--confirm", "0"]
+    flags = [*flags, "--scheduler", "median", "--storage", str(storage), "--name", "alone"]
+    assert errors.run(tune.main, flags) == 0
+    rows = table(storage / "alone")
+    assert [(row["phase"], row["trial"]) for row in rows] == [("search", n) for n in range(3)]
+    best = max(rows, key=lambda row: (row["best_accuracy"], -row["trial"]))
+    assert [row["trial"] for row in rows if row["test_accuracy"] is not None] == [best["trial"]]
+    score = scoring.score_test(storage / "alone" / best["checkpoint"], mnist)
+    assert best["test_accuracy"] == score.accuracy
+
+
 def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:
-    space = ["--space", "lr=choice(10, 0.01)", "--search", "grid", "--scheduler", "fifo"]
+    space = [
+        "--space",
+        "lr=choice(10, 0.01)",
+        "--search",
+        "grid",
+        "--scheduler",
+        "fifo",
+        "--confirm",
+        "0",
+    ]
     # A weight decay of 1 times a rate of 10 turns each weight into -9 times itself, at every step.
     wild = ["--weight-decay", "1", "--no-batch-norm", "--schedule", "constant", "--epochs", "3"]
     flags = [
@@ -134,6 +173,7 @@ def test_a_study_in_which_all_diverge_has_no_winner(
     storage: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     space = ["--space", "lr=choice(9, 10)", "--search", "grid", "--weight-decay", "1"]
+    space = [*space, "--scheduler", "asha"]
     flags = [*SMALL, "--batch-size", "10", "--no-batch-norm", "--schedule", "constant", *space]
     assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "all"]) == 1
     assert "no trial has a result (diverged: )" in capfd.readouterr().err
@@ -146,6 +186,7 @@ def test_a_trial_that_fails_is_recorded_and_stops_no_other(
     # Each value is valid by itself, and one combination is not.
     space = ["--space", "batch_size=choice(50, 200)", "--space", "train_size=choice(100, 300)"]
     flags = ["--holdout", "101", "--batch-size", "50", "--epochs", "1", "--search", "grid", *space]
+    flags = [*flags, "--scheduler", "fifo", "--confirm", "0"]
     assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "some"]) == 0
     rows = table(storage / "some")
     failed = [row for row in rows if row["status"] == "failed"]
@@ -166,7 +207,7 @@ def test_trials_that_launch_workers_give_their_cpus_back_when_stopped(
         [
             *(sys.executable, "-m", "mnist_ray.tune", *SMALL),
             *("--workers-per-trial", "2", "--epochs", "2", "--search", "grid"),
-            *("--scheduler", "asha", "--train-size", "2000"),
+            *("--scheduler", "asha", "--train-size", "2000", "--confirm", "0"),
             *("--space", "lr=choice(0.1, 1e-6, 2e-6)", "--momentum", "0.5"),
             *("--storage", str(storage), "--name", "nested"),
         ],

@@ -1,4 +1,4 @@
-"""Spaces, samplers and schedulers, without training anything."""
+"""Spaces and samplers, without training anything."""
 
 import contextlib
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.tune.search.variant_generator import generate_variants
 
 from mnist_ray import search
 from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
@@ -36,7 +35,6 @@ def test_every_kind_of_field_can_be_a_dimension() -> None:
     dimensions = search.parse(space, BASE)
     assert dimensions["schedule"].values == ("constant", "one-cycle")
     assert dimensions["batch_norm"].values == (True, False)
-    assert search.max_epochs(dimensions, BASE) == 3
 
 
 @pytest.mark.parametrize(
@@ -90,24 +88,30 @@ def test_whatever_is_written_is_read_or_refused(name: str, text: str) -> None:
     kind=st.sampled_from(["uniform", "loguniform"]),
 )
 def test_what_is_sampled_is_accepted(low: float, width: float, kind: str) -> None:
-    dimensions = search.parse({"dropout": f"{kind}({low}, {low + width})"}, BASE)
-    domain = search.param_space(TuneConfig(), dimensions)["dropout"]
-    for value in domain.sample(size=20):
+    for value in sampled({"dropout": f"{kind}({low}, {low + width})"}, 20):
+        assert low <= value <= low + width
         BASE.replace(dropout=value)
 
 
 def test_randint_includes_both_ends() -> None:
-    dimensions = search.parse({"epochs": "randint(1, 3)"}, BASE)
-    domain = search.param_space(TuneConfig(), dimensions)["epochs"]
-    assert set(domain.sample(size=200)) == {1, 2, 3}
+    assert set(sampled({"epochs": "randint(1, 3)"}, 100)) == {1, 2, 3}
 
 
 def test_a_grid_is_every_combination() -> None:
     study = TuneConfig(search="grid", space={"lr": "choice(0.1, 0.2)", "dropout": "choice(0, 0.1)"})
     dimensions = search.parse(study.dimensions(), BASE)
     assert search.trials(study, dimensions) == 4
-    variants = [v for _, v in generate_variants(search.param_space(study, dimensions))]
-    assert len({(v["lr"], v["dropout"]) for v in variants}) == len(variants) == 4
+    sampler = search.Sampler(study, dimensions, seed=0)
+    variants = [sampler.sample(number, {}) for number in range(4)]
+    assert len({(v["lr"], v["dropout"]) for v in variants if v}) == 4
+
+
+def sampled(space: dict[str, str], n: int) -> list[Any]:
+    """What random search samples for the one dimension of `space`."""
+    study = TuneConfig(num_trials=n, space=space)
+    sampler = search.Sampler(study, search.parse(space, BASE), seed=0)
+    configurations = [sampler.sample(number, {}) for number in range(n)]
+    return [value for each in configurations if each for value in each.values()]
 
 
 @pytest.mark.parametrize(
@@ -124,53 +128,3 @@ def test_a_grid_that_is_none_is_refused(study: TuneConfig, says: str) -> None:
     with pytest.raises(UserError) as caught:
         search.trials(study, search.parse(study.dimensions(), BASE))
     assert says in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["random", "tpe"])
-def test_the_seed_decides_what_is_sampled(name: str) -> None:
-    study = TuneConfig(search=name)
-    dimensions = search.parse(study.dimensions(), BASE)
-    space = search.param_space(study, dimensions)
-
-    def sampled(seed: int) -> list[dict[str, Any]]:
-        algorithm = search.algorithm(study, seed, 8, concurrent=8)
-        if name == "tpe":
-            algorithm.set_search_properties(search.METRIC, "max", space)
-            return [algorithm.suggest(str(number)) for number in range(4)]
-        algorithm.add_configurations({"a": _experiment(space)})
-        return [algorithm.next_trial().config for _ in range(4)]
-
-    assert sampled(0) == sampled(0)
-    assert sampled(0) != sampled(1)
-
-
-def _experiment(space: dict[str, Any]) -> dict[str, Any]:
-    from ray.tune.registry import register_trainable
-
-    register_trainable("nothing", lambda config: None)
-    return {"run": "nothing", "config": space, "num_samples": 4}
-
-
-class FakeTrial:
-    def __init__(self, name: str) -> None:
-        self.trial_id = name
-
-
-def test_asha_stops_weak_trials_early_and_none_at_its_last_epoch() -> None:
-    scheduler = search.scheduler(TuneConfig(scheduler="asha"), max_epochs=3)
-
-    def report(trial: FakeTrial, epoch: int, accuracy: float, last: int = 3) -> str:
-        result = {"epoch": epoch, "last": epoch == last, search.METRIC: accuracy}
-        return scheduler.on_trial_result(None, trial, {**result, "training_iteration": epoch})
-
-    trials = [FakeTrial(str(number)) for number in range(6)]
-    for trial in trials:
-        scheduler.on_trial_add(None, trial)
-    decisions = [report(trial, 1, 0.9 - 0.1 * i) for i, trial in enumerate(trials)]
-    assert decisions[0] == "CONTINUE"
-    assert decisions[1:] == ["STOP"] * 5
-    assert report(trials[0], 2, 0.91) == "CONTINUE"
-    assert report(trials[0], 3, 0.1) == "CONTINUE"
-    short = FakeTrial("short")
-    scheduler.on_trial_add(None, short)
-    assert report(short, 1, 0.0, last=1) == "CONTINUE"

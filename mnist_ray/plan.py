@@ -1,0 +1,234 @@
+"""What a study runs, one phase after the other, decided by what came out so far. Without Ray.
+
+screen   every configuration for one epoch, a whole schedule of its own (scheduler one-rung)
+search   the configurations that compete, in full
+confirm  the best of them again, with fresh seeds and the same held-out images
+final    the best of those on all training images, scored on the test set
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from mnist_ray.config import TRAIN_IMAGES, TrainConfig, TuneConfig
+from mnist_ray.search import Dimension, Sampler
+from mnist_ray.tables import Row
+
+RUNG = 1
+"""Epochs of the screening."""
+
+
+class Planned(NamedTuple):
+    """A trial. `sampled` are its values in the search space, `more` other fields in which it
+    departs from the study's recipe; `repeats` is the trial whose configuration it has."""
+
+    phase: str
+    sampled: dict[str, Any]
+    more: dict[str, Any]
+    repeats: int | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        return {**self.sampled, **self.more}
+
+
+class Plan:
+    """Gives the next trial to run, and is told the row of each that ended.
+
+    It decides by the rows alone, so that a study of the same seed takes the same course however
+    many trials run at a time, unless a time budget or a scheduler that stops trials cuts in.
+    """
+
+    def __init__(
+        self,
+        study: TuneConfig,
+        base: TrainConfig,
+        dimensions: dict[str, Dimension],
+        concurrent: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.study, self.base, self.concurrent, self.clock = study, base, concurrent, clock
+        self.sampler = Sampler(study, dimensions, base.seed)
+        epochs = dimensions.get("epochs")
+        self.epochs = max(epochs.values) if epochs else base.epochs
+        self.began = clock()
+        self.trials: list[Planned] = []
+        self.rows: dict[int, Row] = {}
+        self.skipped: list[str] = []
+        self.done = False
+        self._course = self._phases()
+
+    @property
+    def keep(self) -> int:
+        return min(self.study.keep or max(2, self.sampler.count // 6), self.sampler.count)
+
+    @property
+    def confirm(self) -> int:
+        if self.study.confirm is None:
+            return 2 if self.competing >= 2 else 0
+        return min(self.study.confirm, self.competing)
+
+    @property
+    def competing(self) -> int:
+        return self.keep if self.study.scheduler == "one-rung" else self.sampler.count
+
+    def seeds(self) -> list[int]:
+        """Those that the confirmation trains with; the search has the one before."""
+        return [(self.base.seed + 1 + i) % 2**32 for i in range(self.study.confirm_seeds)]
+
+    def outline(self) -> dict[str, int]:
+        """How many trials each phase has, if all goes on to its end."""
+        screened = {"screen": self.sampler.count} if self.study.scheduler == "one-rung" else {}
+        again = {"confirm": self.confirm * self.study.confirm_seeds}
+        again["final"] = self.study.confirm_seeds
+        return {**screened, "search": self.competing, **(again if self.confirm else {})}
+
+    def next(self) -> Planned | None:
+        """The next trial, or None: then it waits for one that runs, or the study is `done`."""
+        step = next(self._course, None)
+        if step is not None:
+            self.trials.append(step)
+        elif len(self.rows) == len(self.trials):
+            self.done = True
+        return step
+
+    def tell(self, row: Row) -> None:
+        """The row of the trials table of a trial that ended."""
+        self.rows[row["trial"]] = row
+
+    def ranked(self, phase: str) -> list[int]:
+        """The trials of `phase` that have a result, the best first."""
+        rows = [self.rows[i] for i in self._of(phase) if i in self.rows]
+        rows = [row for row in rows if row["status"] in ("ok", "stopped")]
+        rows.sort(key=lambda row: (-row["best_accuracy"], row["trial"]))
+        return [row["trial"] for row in rows]
+
+    def confirmed(self) -> dict[int, list[float]]:
+        """Of each confirmed trial of the search, the accuracies of its repetitions after their last
+        epoch; the best mean first, which is the winner. A repetition that failed counts as 0."""
+        found: dict[int, list[float]] = {}
+        for i in self._of("confirm"):
+            row = self.rows.get(i)
+            if row is not None:
+                accuracy = row["final_accuracy"] if row["status"] == "ok" else 0.0
+                found.setdefault(row["repeats"], []).append(accuracy)
+        return dict(sorted(found.items(), key=lambda pair: -fmean(pair[1])))
+
+    def winner(self) -> int | None:
+        """The number of the best trial: by the confirmation, or else by the search."""
+        return next(iter([*self.confirmed(), *self.ranked("search")]), None)
+
+    def verdict(self) -> str:
+        """The confirmation in words: the winner, the second, and whether they can be told apart."""
+        (_, ours), *others = list(self.confirmed().items()) or [(0, [])]
+        if not ours:
+            return ""
+        text = f"{mean_and_deviation(ours)} with {_seeds(len(ours))}"
+        if not others:
+            return text
+        second, theirs = others[0]
+        text += f"; trial {second}: {mean_and_deviation(theirs)}"
+        if len(ours) == 1:
+            return text + "; one seed each does not tell whether that is more than noise"
+        if len({*ours, *theirs}) == 1:
+            return text + "; equal"
+        from scipy.stats import ttest_ind  # half a second to import
+
+        p = float(ttest_ind(ours, theirs, equal_var=False).pvalue)
+        judged = "more than noise" if p < 0.05 else "the difference is within noise"
+        return text + f"; {judged} (Welch's t-test, p = {p:.2f})"
+
+    def seconds_left(self) -> float | None:
+        """At most, by the trials that ended so far; None before the first."""
+        to_come = self.outline()
+        for i in self.rows:
+            to_come[self.trials[i].phase] -= 1
+        return self._seconds({phase: max(count, 0) for phase, count in to_come.items()})
+
+    def _phases(self) -> Iterator[Planned | None]:
+        screening = self.study.scheduler == "one-rung"
+        first, shorter = ("screen", {"epochs": RUNG}) if screening else ("search", {})
+        for number in range(self.sampler.count):
+            while (sampled := self.sampler.sample(number, self._accuracies())) is None:
+                yield None
+            if number and not self._in_time(first):
+                self.skipped.append(f"{self.sampler.count - number} configurations")
+                break
+            yield Planned(first, sampled, shorter)
+        yield from self._all_ended()
+        if screening:
+            for number in self.ranked("screen")[: self.keep]:
+                yield Planned("search", self.trials[number].sampled, {}, repeats=number)
+            yield from self._all_ended()
+        candidates = self.ranked("search")[: self.confirm]
+        if candidates and not self._in_time("confirm"):
+            self.skipped.append("the confirmation")
+            return
+        for seed in self.seeds() if candidates else []:
+            for number in candidates:
+                sampled = self.trials[number].sampled
+                yield Planned("confirm", sampled, {"seed": seed}, repeats=number)
+        yield from self._all_ended()
+        if candidates and (winner := self.winner()) is not None:
+            for seed in self.seeds():
+                sampled = self.trials[winner].sampled
+                yield Planned("final", sampled, {"seed": seed, "holdout": 0}, repeats=winner)
+        yield from self._all_ended()
+
+    def _all_ended(self) -> Iterator[None]:
+        while len(self.rows) < len(self.trials):
+            yield None
+
+    def _in_time(self, phase: str) -> bool:
+        """Whether another trial of `phase` and all that comes after would end within the budget."""
+        if self.study.time_budget is None:
+            return True
+        order = list(self.outline())
+        after = {each: self.outline()[each] for each in order[order.index(phase) :]}
+        if phase in ("screen", "search"):
+            after[phase] = 1
+        seconds = self._seconds(after)
+        return seconds is None or self.clock() - self.began + seconds <= self.study.time_budget
+
+    def _seconds(self, trials: dict[str, int]) -> float | None:
+        """What that many trials of each phase take, at the pace of those that ended."""
+        ended = [self.rows[i] for i in self.rows if self.rows[i]["epochs_trained"]]
+        if not ended:
+            return None
+        pace = fmean(
+            row["total_seconds"]
+            / row["epochs_trained"]
+            / self.images(self.trials[row["trial"]].phase)
+            for row in ended
+        )
+        return sum(
+            math.ceil(count / self.concurrent) * self._epochs(phase) * self.images(phase) * pace
+            for phase, count in trials.items()
+        )
+
+    def _epochs(self, phase: str) -> int:
+        return RUNG if phase == "screen" else self.epochs
+
+    def images(self, phase: str) -> int:
+        """In an epoch."""
+        holdout = 0 if phase == "final" else self.base.holdout
+        return self.base.train_size or TRAIN_IMAGES - holdout
+
+    def _of(self, phase: str) -> list[int]:
+        return [i for i, trial in enumerate(self.trials) if trial.phase == phase]
+
+    def _accuracies(self) -> dict[int, float | None]:
+        return {i: row["best_accuracy"] for i, row in self.rows.items()}
+
+
+def mean_and_deviation(shares: Sequence[float]) -> str:
+    """In percent, with the standard deviation of the sample where there are two or more."""
+    if len(shares) == 1:
+        return f"{shares[0]:.2%}"
+    return f"{100 * fmean(shares):.2f} ± {100 * stdev(shares):.2f} %"
+
+
+def _seeds(n: int) -> str:
+    return f"{n} fresh seed{'s' * (n > 1)}"

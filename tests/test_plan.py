@@ -1,0 +1,199 @@
+"""What a study runs, and in which order: policies, tested without training."""
+
+import heapq
+import itertools
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_ray import search
+from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
+from mnist_ray.plan import Plan, Planned
+
+BASE = TrainConfig(**{**STUDY_RECIPE, "epochs": 5})
+PACE = 1e-4
+"""Seconds an image."""
+
+
+class Simulation:
+    """Carries a plan out on a clock of its own. `accuracy` says what comes out of a trial; None is
+    a failure. Trials take `speed` times as long as their images say."""
+
+    def __init__(
+        self,
+        study: TuneConfig,
+        accuracy: Callable[[Planned], float | None] = lambda trial: trial.changes["lr"],
+        concurrent: int = 1,
+        speed: Callable[[int], float] = lambda number: 1.0,
+    ) -> None:
+        self.now = 0.0
+        dimensions = search.parse(study.dimensions(), BASE)
+        self.plan = Plan(study, BASE, dimensions, concurrent, clock=lambda: self.now)
+        running: list[tuple[float, int]] = []
+        while not self.plan.done:
+            trial = self.plan.next() if len(running) < concurrent else None
+            if trial is not None:
+                config = BASE.replace(**trial.changes)
+                images = config.epochs * (60_000 - config.holdout)
+                number = len(self.plan.trials) - 1
+                heapq.heappush(running, (self.now + images * PACE * speed(number), number))
+            elif running:
+                began = self.now
+                self.now, number = heapq.heappop(running)
+                trial = self.plan.trials[number]
+                config = BASE.replace(**trial.changes)
+                value = accuracy(trial)
+                self.plan.tell(
+                    {
+                        "trial": number,
+                        "status": "failed" if value is None else "ok",
+                        "best_accuracy": value,
+                        "final_accuracy": value,
+                        "repeats": trial.repeats,
+                        "epochs_trained": None if value is None else config.epochs,
+                        "total_seconds": config.epochs * (60_000 - config.holdout) * PACE,
+                    }
+                )
+                assert self.now >= began
+
+    def of(self, phase: str) -> list[Planned]:
+        return [trial for trial in self.plan.trials if trial.phase == phase]
+
+
+def test_one_rung_screens_all_and_trains_the_best_in_full() -> None:
+    done = Simulation(TuneConfig(num_trials=12, keep=3, confirm=2, confirm_seeds=2))
+    screened, searched = done.of("screen"), done.of("search")
+    assert len(screened) == 12
+    assert all(trial.more == {"epochs": 1} for trial in screened)
+    best = sorted((trial.sampled["lr"] for trial in screened), reverse=True)
+    assert [trial.changes["lr"] for trial in searched] == best[:3]
+    assert all("epochs" not in trial.changes for trial in searched)
+    assert [trial.repeats for trial in searched] == done.plan.ranked("screen")[:3]
+    confirmed = done.of("confirm")
+    assert [(trial.sampled["lr"], trial.more["seed"]) for trial in confirmed] == [
+        *((best[0], 1), (best[1], 1)),
+        *((best[0], 2), (best[1], 2)),
+    ]
+    final = done.of("final")
+    assert [trial.more for trial in final] == [{"seed": 1, "holdout": 0}, {"seed": 2, "holdout": 0}]
+    assert {trial.repeats for trial in final} == {done.plan.winner()}
+    counts = {phase: len(done.of(phase)) for phase in ("screen", "search", "confirm", "final")}
+    assert counts == done.plan.outline()
+    assert done.plan.skipped == []
+
+
+def test_the_confirmation_decides_and_not_the_lucky_run() -> None:
+    def accuracy(trial: Planned) -> float:
+        lucky = trial.phase == "search" and trial.sampled["lr"] == 0.1
+        return 0.999 if lucky else 0.99 - trial.sampled["lr"] / 100
+
+    space = {"lr": "choice(0.1, 0.05, 0.2)"}
+    study = TuneConfig(search="grid", space=space, scheduler="fifo", confirm=2, confirm_seeds=3)
+    plan = Simulation(study, accuracy).plan
+    assert plan.trials[plan.ranked("search")[0]].sampled == {"lr": 0.1}
+    winner = plan.winner()
+    assert winner is not None
+    assert plan.trials[winner].sampled == {"lr": 0.05}
+
+
+@pytest.mark.parametrize("name", ["random", "grid", "tpe"])
+@pytest.mark.parametrize("scheduler", ["fifo", "one-rung"])
+def test_the_seed_decides_whatever_the_concurrency(name: str, scheduler: str) -> None:
+    def course(concurrent: int, seed: int) -> list[Planned]:
+        durations = random.Random(seed)
+        lasts = [durations.uniform(0.1, 3) for _ in range(100)]
+        study = TuneConfig(
+            search=name, scheduler=scheduler, num_trials=None if name == "grid" else 12
+        )
+        return Simulation(study, concurrent=concurrent, speed=lambda i: lasts[i]).plan.trials
+
+    alone = course(1, 0)
+    assert len(alone) > 8
+    for concurrent, seed in itertools.product((1, 2, 4), (1, 2)):
+        assert course(concurrent, seed) == alone
+
+
+def test_another_seed_samples_other_configurations() -> None:
+    def sampled(name: str, seed: int) -> list[dict[str, float] | None]:
+        study = TuneConfig(search=name)
+        dimensions = search.parse(study.dimensions(), BASE)
+        sampler = search.Sampler(study, dimensions, seed)
+        return [sampler.sample(number, dict.fromkeys(range(number), 0.5)) for number in range(6)]
+
+    for name in ("random", "tpe"):
+        assert sampled(name, 0) == sampled(name, 0)
+        assert sampled(name, 0) != sampled(name, 1)
+
+
+def test_tpe_finds_what_is_good_sooner_than_chance() -> None:
+    def best(name: str, seed: int) -> float:
+        study = TuneConfig(search=name, scheduler="fifo", num_trials=40, confirm=0)
+        study = study.replace(space={"lr": "uniform(0.01, 1)", "momentum": "uniform(0.1, 0.99)"})
+        dimensions = search.parse(study.dimensions(), BASE)
+        plan, course = Plan(study, BASE.replace(seed=seed), dimensions), []
+        while (trial := plan.next()) is not None:
+            value = -((trial.sampled["lr"] - 0.3) ** 2) - (trial.sampled["momentum"] - 0.7) ** 2
+            course.append(value)
+            plan.tell({"trial": len(course) - 1, "status": "ok", "best_accuracy": value})
+        return max(course)
+
+    seeds = range(5)
+    assert sum(best("tpe", s) for s in seeds) > sum(best("random", s) for s in seeds)
+
+
+@given(
+    budget=st.floats(1, 2000),
+    concurrent=st.integers(1, 4),
+    scheduler=st.sampled_from(["fifo", "one-rung"]),
+)
+@settings(deadline=None, max_examples=200)
+def test_nothing_begins_that_would_not_end_within_the_budget(
+    budget: float, concurrent: int, scheduler: str
+) -> None:
+    study = TuneConfig(num_trials=10, scheduler=scheduler, time_budget=budget, confirm=2)
+    done = Simulation(study, concurrent=concurrent)
+    # Before the first trial ends nobody knows how long one takes, so that many begin; and what was
+    # screened is worth nothing unless some of it is trained.
+    epochs = 1 if scheduler == "one-rung" else 5
+    first = epochs * 50_000 * PACE
+    competing = math.ceil(len(done.of("search")) / concurrent) * 5 * 50_000 * PACE
+    assert done.now <= max(budget, first + competing * (scheduler == "one-rung")) + 1e-6
+    assert done.of("search")
+    assert bool(done.plan.skipped) == (len(done.plan.trials) < sum(done.plan.outline().values()))
+
+
+def test_trials_without_a_result_never_win() -> None:
+    def accuracy(trial: Planned) -> float | None:
+        return None if trial.sampled["lr"] > 0.1 else trial.sampled["lr"]
+
+    plan = Simulation(TuneConfig(num_trials=12, confirm=2), accuracy).plan
+    winner = plan.winner()
+    assert winner is not None
+    assert plan.trials[winner].sampled["lr"] <= 0.1
+    assert Simulation(TuneConfig(), lambda trial: None).plan.winner() is None
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "says"),
+    [
+        ({}, ""),
+        ({7: [0.99]}, "99.00% with 1 fresh seed"),
+        ({7: [0.99], 3: [0.98]}, "one seed each does not tell"),
+        ({7: [0.991, 0.993], 3: [0.9905, 0.9915]}, "the difference is within noise"),
+        ({7: [0.991, 0.993], 3: [0.9005, 0.9015]}, "more than noise"),
+        ({7: [0.99, 0.99], 3: [0.99, 0.99]}, "equal"),
+    ],
+)
+def test_the_verdict_says_what_is_noise(accuracies: dict[int, list[float]], says: str) -> None:
+    plan = Simulation(TuneConfig(num_trials=1, scheduler="fifo", confirm=0)).plan
+    for number, values in accuracies.items():
+        for value in values:
+            row = {"trial": len(plan.trials), "repeats": number, "final_accuracy": value}
+            plan.trials.append(Planned("confirm", {}, {}, number))
+            plan.tell({**row, "status": "ok"})
+    assert says in plan.verdict()
+    assert bool(plan.verdict()) == bool(accuracies)
