@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             phase=planned.phase,
             repeats=planned.repeats,
             total_seconds=time.monotonic() - self.began[trial.trial_id],
+            ended=datetime.now(timezone.utc),
             **self.known,
             **known,
         )

@@ -20,6 +20,7 @@ from mnist_ray.tables import EPOCHS, TRIAL_COLUMNS, TRIALS
 SUMMARY = (
     "run",
     "trial",
+    "phase",
     "status",
     "best_accuracy",
     "test_accuracy",
@@ -30,14 +31,25 @@ SUMMARY = (
 characters. csv and json have all columns."""
 
 
-def ranked(table: pa.Table, sort: str = "best_accuracy") -> pa.Table:
-    """Sorted by a column: accuracies and speed from the highest, all else from the lowest."""
+BEST = "best_accuracy"
+
+
+def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
+    """Sorted by a column: accuracies and speed from the highest, all else from the lowest. By best
+    accuracy, a study's phases come one after the other, the last one first."""
     if sort not in table.column_names:
         raise errors.UserError(
             f"sort is {sort}, but must be a column: {', '.join(table.column_names)}."
         )
     downwards = sort.endswith(("_accuracy", "_per_second"))
-    return table.sort_by([(sort, "descending" if downwards else "ascending")])
+    order = [(sort, "descending" if downwards else "ascending")]
+    if sort == BEST and "phase" in table.column_names:
+        # Accuracies of different phases are not of the same images or number of epochs.
+        phase = pc.index_in(
+            table["phase"].cast(pa.string()), pa.array(["final", "confirm", "search", "screen"])
+        )
+        return table.append_column("_", phase).sort_by([("_", "ascending"), *order]).drop(["_"])
+    return table.sort_by(order)
 
 
 def where(table: pa.Table, condition: str) -> pa.Table:
@@ -89,16 +101,15 @@ def render(table: pa.Table, form: str) -> str:
             {name: None if value != value else value for name, value in row.items()} for row in rows
         ]
         return json.dumps(rows, indent=2, default=str)
-    cells = [[_cell(name, row[name]) for name in table.column_names] for row in rows]
-    names = [name.removesuffix("_trained").replace("_", " ") for name in table.column_names]
+    names, *lines = cells(table)
     if form == "markdown":
-        lines = [names, ["---"] * len(names), *cells]
+        lines = [names, ["---"] * len(names), *lines]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
     # Headers wrap at their spaces, so that twelve columns fit 80 characters.
     heads = [name.split() for name in names]
     deep = max(len(head) for head in heads)
     heads = [[""] * (deep - len(head)) + head for head in heads]
-    lines = [[head[i] for head in heads] for i in range(deep)] + cells
+    lines = [[head[i] for head in heads] for i in range(deep)] + lines
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
     left = [pa.types.is_string(table.schema.field(name).type) for name in table.column_names]
     return "\n".join(
@@ -108,6 +119,13 @@ def render(table: pa.Table, form: str) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def cells(table: pa.Table) -> list[list[str]]:
+    """The table as people read it: a row of names, and a row for each of its rows."""
+    names = [name.removesuffix("_trained").replace("_", " ") for name in table.column_names]
+    rows = table.to_pylist()
+    return [names, *([_cell(name, row[name]) for name in table.column_names] for row in rows)]
 
 
 def summary(table: pa.Table) -> pa.Table:
@@ -121,8 +139,9 @@ def summary(table: pa.Table) -> pa.Table:
         shown = [name for name in table.column_names if name == "n" or "_accuracy" in name]
         shown.append("train_seconds")
     shown = [name for name in shown if table[name].null_count < len(table)]
-    shown = [name for name in shown if name != "run" or differs("run")]
-    fields = [name for name in table.column_names if name not in (*TRIAL_COLUMNS, *shown)]
+    shown = [name for name in shown if name not in ("run", "phase") or differs(name)]
+    implied = ("epochs", "holdout") if "phase" in shown else ()
+    fields = [name for name in table.column_names if name not in (*TRIAL_COLUMNS, *shown, *implied)]
     fields = [name for name in fields if differs(name)]
     return table.select([*shown[:-1], *fields, *shown[-1:]])
 
@@ -144,7 +163,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("path", nargs="*", type=Path, help="Folders of runs (default: the newest).")
     parser.add_argument("--top", type=int, metavar="N", help="Only the first N rows, at least 1.")
     parser.add_argument(
-        "--sort", default="best_accuracy", metavar="COLUMN", help="Sort by (default: %(default)s)."
+        "--sort", default=BEST, metavar="COLUMN", help="Sort by (default: %(default)s)."
     )
     parser.add_argument(
         "--format",
@@ -168,11 +187,19 @@ def main(argv: Sequence[str]) -> None:
         metavar="DIR",
         help="Where to look for the newest run (default: ~/mnist_ray_results).",
     )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="Write a page of pictures (HTML) instead."
+    )
     parser.add_argument("--verbose", action="store_true", help="Tracebacks.")
     args = parser.parse_args(argv)
     if args.top is not None and args.top < 1:
         raise errors.UserError(f"top is {args.top}, but must be at least 1.")
     folders = args.path or [tables.newest_run(args.storage)]
+    if args.report:
+        from mnist_ray import report  # Plotly, Optuna and pandas take seconds to import
+
+        print(report.write(folders, args.report))
+        return
     name = EPOCHS if args.epochs else TRIALS
     table = pa.concat_tables(
         [tables.read(folder, name) for folder in folders], promote_options="permissive"

@@ -27,6 +27,7 @@ from mnist_ray import (
     scoring,
     search,
     tables,
+    tracking,
     trainer,
 )
 from mnist_ray.checkpoint import Checkpoint
@@ -98,6 +99,7 @@ def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.St
         )
     dimensions = search.parse(study.dimensions(), base)
     folder = runs.folder(run, "tune")
+    trackers = tracking.callbacks(study.track, folder.name)
     mnist = data.load(run.data_dir)
     launches = study.workers_per_trial > 1
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own goes on as if all were done
@@ -137,7 +139,7 @@ def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.St
             run_config=tune.RunConfig(
                 name=folder.name,
                 storage_path=str(folder.parent),
-                callbacks=[recorder],
+                callbacks=[recorder, *trackers],
                 verbose=1 if run.verbose else 0,
                 checkpoint_config=tune.CheckpointConfig(
                     num_to_keep=1,  # and the last, always

@@ -54,7 +54,8 @@ TRIAL_COLUMNS = {
     "ray": "version",
     "mnist_ray": "version",
     "commit": "of mnist_ray's source, with + where files were changed; empty outside a checkout",
-    "started": "UTC time",
+    "started": "UTC time at which the run began",
+    "ended": "UTC time at which the trial ended",
 }
 """Column and meaning; after these come the fields of the trial's TrainConfig."""
 
@@ -180,7 +181,8 @@ def read(folder: Path, name: str = TRIALS) -> pa.Table:
         raise errors.UserError(
             f"path {path} cannot be read: {str(error).splitlines()[0]}"
         ) from None
-    if missing := sorted({"run", "trial"} - set(table.column_names)):
+    needed = set(PREDICTION_COLUMNS) if name == PREDICTIONS else {"run", "trial"}
+    if missing := sorted(needed - set(table.column_names)):
         raise errors.UserError(
             f"path {path} is not a results table: it has no column {missing[0]}."
         )

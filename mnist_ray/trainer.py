@@ -143,10 +143,8 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             show.epoch(content)
 
     def write(**more: Any) -> tables.Row:
-        seconds = time.monotonic() - clock
-        row = tables.trial_row(
-            config.model_dump(), epochs, **{**known, "total_seconds": seconds, **more}
-        )
+        now = {"total_seconds": time.monotonic() - clock, "ended": datetime.now(timezone.utc)}
+        row = tables.trial_row(config.model_dump(), epochs, **{**known, **now, **more})
         tables.write(folder, [row], epochs)
         return row
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 
@@ -110,6 +111,7 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
     for row in predictions[:200]:
         shown = None if row["label"] == row["guess"] else mnist.test_images[row["index"]].tobytes()
         assert row["image"] == shown
+    assert list(folder.glob("trial_*/events.out.tfevents.*"))
     recipe = TrainConfig(**read_yaml(folder / "best.yaml"))
     assert (recipe.lr, recipe.momentum, recipe.dropout, recipe.schedule) == (
         *(best[name] for name in ("lr", "momentum", "dropout")),
@@ -127,16 +129,26 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
     assert table(folder) == rows
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of its own packages
 def test_without_confirmation_the_best_trial_is_scored_once(storage: Path, mnist: Mnist) -> None:
     flags = [*SMALL, "--epochs", "2", "--num-trials", "3", "--search", "tpe", "--confirm", "0"]
     flags = [*flags, "--scheduler", "median", "--storage", str(storage), "--name", "alone"]
-    assert errors.run(tune.main, flags) == 0
+    store = f"sqlite:///{storage.parent / 'mlflow.db'}"
+    assert errors.run(tune.main, [*flags, "--track", f"mlflow={store}"]) == 0
     rows = table(storage / "alone")
     assert [(row["phase"], row["trial"]) for row in rows] == [("search", n) for n in range(3)]
     best = max(rows, key=lambda row: (row["best_accuracy"], -row["trial"]))
     assert [row["trial"] for row in rows if row["test_accuracy"] is not None] == [best["trial"]]
     score = scoring.score_test(storage / "alone" / best["checkpoint"], mnist)
     assert best["test_accuracy"] == score.accuracy
+
+    client = mlflow.MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("alone")
+    logged = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.metrics["holdout_accuracy"] for run in logged) == sorted(
+        row["final_accuracy"] for row in rows
+    )
+    assert {float(run.data.params["lr"]) for run in logged} == {row["lr"] for row in rows}
 
 
 def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:

@@ -1,0 +1,366 @@
+"""The report's figures, one function each: rows of the results tables in, a Plotly figure out, or
+None where there is nothing to show. Neither torch nor Ray is imported.
+
+Accuracies lie on a scale of their logarithmic error, so that 99 % and 99.5 % are as far apart as
+98 % and 99 %.
+"""
+
+import itertools
+import math
+from statistics import fmean, stdev
+from typing import Any
+
+import optuna
+import pandas as pd
+import plotly.graph_objects as go
+
+BLUE, ORANGE, GREEN, GREY = "#3A93D0", "#D55E00", "#009E73", "#888888"
+"""Colours that the colour-blind can tell apart (after Wong, Nature Methods 8, 2011, p. 441), on
+white and on black."""
+
+COLOURS = {"screen": GREY, "search": BLUE, "confirm": GREEN, "final": ORANGE}
+
+ENOUGH = 10
+"""Trials from which an importance is worth showing."""
+
+TICKS = (0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
+
+
+def height(accuracy: float) -> float:
+    """Where an accuracy lies on the axis; a perfect one as if it had one error in 20,000 images."""
+    return -math.log10(max(1 - accuracy, 0.5e-4))
+
+
+def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go.Figure | None:
+    """Accuracy after each epoch, a line per trial; a cross where the scheduler stopped it."""
+    figure = go.Figure()
+    if "phase" in trials:  # the confirmation has a figure of its own
+        again = trials[trials["phase"].isin(["confirm", "final"])]
+        epochs = epochs[~epochs["trial"].isin(again["trial"])]
+    score = _scored(epochs)
+    if score is None:
+        return None
+    # The winner last, so that it lies on top.
+    numbers = sorted(epochs["trial"].unique(), key=lambda number: (number == winner, number))
+    shown: set[str] = set()
+    for number in numbers:
+        of_trial = epochs[epochs["trial"] == number]
+        rows = trials[trials["trial"] == number]
+        row = rows.iloc[0] if len(rows) else None
+        phase = "search" if row is None or pd.isna(row.get("phase")) else str(row["phase"])
+        stopped = row is not None and row["status"] == "stopped"
+        name = "the winner" if number == winner else phase
+        figure.add_scatter(
+            x=of_trial["epoch"],
+            y=[height(accuracy) for accuracy in of_trial[score]],
+            customdata=[[accuracy] for accuracy in of_trial[score]],
+            mode="lines+markers",
+            name=name,
+            legendgroup=name,
+            showlegend=name not in shown,
+            line={
+                "color": ORANGE if number == winner else COLOURS[phase],
+                "width": 3 if number == winner else 1,
+            },
+            marker={
+                "size": [4] * (len(of_trial) - 1) + [11 if stopped else 4],
+                "symbol": ["circle"] * (len(of_trial) - 1) + ["x-thin" if stopped else "circle"],
+                "line": {"width": 2, "color": COLOURS[phase]},
+            },
+            opacity=1 if number == winner else 0.6,
+            hovertemplate=f"trial {number}, epoch %{{x}}: %{{customdata[0]:.2%}}<extra></extra>",
+        )
+        shown.add(name)
+    figure.update_xaxes(title="epoch", dtick=1 if epochs["epoch"].max() <= 12 else None)
+    return _accuracy_axis(figure, epochs[score], "y")
+
+
+def against(trials: pd.DataFrame, field: str, winner: int | None) -> go.Figure | None:
+    """Best accuracy of each trial against one field of its config."""
+    figure = go.Figure()
+    for phase, rows in _by_phase(trials):
+        is_winner = rows["trial"] == winner
+        figure.add_scatter(
+            x=_axis_values(rows[field]),
+            y=[height(accuracy) for accuracy in rows["best_accuracy"]],
+            customdata=rows[["trial", "best_accuracy"]],
+            mode="markers",
+            name=phase,
+            marker={
+                "color": [ORANGE if it else COLOURS[phase] for it in is_winner],
+                "size": [14 if it else 8 for it in is_winner],
+                "symbol": ["star" if it else "circle" for it in is_winner],
+                "opacity": 0.8,
+            },
+            hovertemplate=f"trial %{{customdata[0]}}: {field} %{{x:.4~g}},"
+            " %{customdata[1]:.2%}<extra></extra>",
+        )
+    if not figure.data:
+        return None
+    figure.update_xaxes(title=field)
+    if trials[field].nunique() <= 6:
+        figure.update_xaxes(tickvals=_axis_values(trials[field].drop_duplicates()))
+    if _is_logarithmic(trials[field]):
+        ticks = _round_values(trials[field])
+        figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    figure.update_layout(height=300, showlegend=False)
+    return _accuracy_axis(figure, trials["best_accuracy"], "y")
+
+
+def parallel(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
+    """Parallel coordinates: a line per configuration, through its value of each field."""
+    _, rows = max(_by_phase(trials), key=lambda pair: len(pair[1]), default=("", trials[:0]))
+    if len(rows) < 2 or not fields:
+        return None
+    heights = [height(accuracy) for accuracy in rows["best_accuracy"]]
+    axes = [_parallel_axis(rows[field], field) for field in fields]
+    ticks = [tick for tick in TICKS if min(heights) <= height(tick) <= max(heights)]
+    axes.append(
+        {
+            "label": "accuracy",
+            "values": heights,
+            "tickvals": [height(tick) for tick in ticks] or None,
+            "ticktext": [f"{100 * tick:.4g} %" for tick in ticks],
+        }
+    )
+    line = {"color": heights, "colorscale": [[0, GREY], [0.5, BLUE], [1, ORANGE]]}
+    figure = go.Figure(go.Parcoords(dimensions=axes, line=line, labelangle=0))
+    figure.update_layout(margin={"l": 60, "r": 60, "t": 60, "b": 30})
+    return figure
+
+
+def best_so_far(trials: pd.DataFrame) -> go.Figure | None:
+    """The highest held-out accuracy that the study had seen, over the time since it began."""
+    if "ended" not in trials:
+        return None
+    figure = go.Figure()
+    rows = trials[trials["ended"].notna() & trials["best_accuracy"].notna()].sort_values("ended")
+    rows = rows[rows["scored_on"] == "holdout"]
+    if not len(rows):
+        return None
+    minutes = (rows["ended"] - rows["started"]).dt.total_seconds() / 60
+    figure.add_scatter(
+        x=minutes,
+        y=[height(accuracy) for accuracy in rows["best_accuracy"].cummax()],
+        mode="lines",
+        line={"shape": "hv", "color": ORANGE, "width": 2},
+        name="best so far",
+        hoverinfo="skip",
+    )
+    for phase, some in _by_phase(rows):
+        figure.add_scatter(
+            x=minutes[some.index],
+            y=[height(accuracy) for accuracy in some["best_accuracy"]],
+            customdata=some[["trial", "best_accuracy"]],
+            mode="markers",
+            name=phase,
+            marker={"color": COLOURS[phase], "size": 7},
+            hovertemplate="trial %{customdata[0]}: %{customdata[1]:.2%}<extra></extra>",
+        )
+    figure.update_xaxes(title="minutes since the study began", rangemode="tozero")
+    return _accuracy_axis(figure, rows["best_accuracy"], "y")
+
+
+def importance(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
+    """Each field's share in how much accuracy varies over the space, by functional ANOVA on a
+    random forest (Hutter, Hoos and Leyton-Brown, ICML 2014), through Optuna."""
+    _, rows = max(_by_phase(trials), key=lambda pair: len(pair[1]), default=("", trials[:0]))
+    if len(rows) < ENOUGH or not fields or rows["best_accuracy"].nunique() == 1:
+        return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    spaces = {field: _distribution(rows[field]) for field in fields}
+    study = optuna.create_study(direction="maximize")
+    for _, row in rows.iterrows():
+        # Ranks rather than accuracies, or one that diverged would be all that there is to explain.
+        params = {
+            field: str(row[field])
+            if isinstance(spaces[field], optuna.distributions.CategoricalDistribution)
+            else row[field]
+            for field in fields
+        }
+        rank = float((rows["best_accuracy"] <= row["best_accuracy"]).sum())
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=rank))
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    names = sorted(shares, key=lambda name: shares[name])
+    figure = go.Figure(
+        go.Bar(
+            x=[shares[name] for name in names],
+            y=names,
+            orientation="h",
+            marker={"color": BLUE},
+            text=[f"{shares[name]:.0%}" for name in names],
+            hoverinfo="skip",
+        )
+    )
+    figure.update_xaxes(title="share", tickformat=".0%", range=[0, 1.05])
+    figure.update_layout(height=110 + 40 * len(names))
+    return figure
+
+
+def budget(trials: pd.DataFrame) -> go.Figure | None:
+    """Epochs spent, by phase and by the epoch after which trials ended."""
+    rows = trials[trials["epochs_trained"].notna()]
+    if "phase" not in rows or not len(rows):
+        return None
+    figure = go.Figure()
+    groups = rows.groupby(["phase", "epochs_trained"])["epochs_trained"].agg(["sum", "count"])
+    for phase, colour in COLOURS.items():
+        some = groups[groups.index.get_level_values("phase") == phase]
+        if len(some):
+            ends = some.index.get_level_values("epochs_trained").astype(int)
+            figure.add_bar(
+                x=[f"{phase}<br>to epoch {end}" for end in ends],
+                y=some["sum"],
+                name=phase,
+                marker={"color": colour},
+                text=[f"{count} trial{'s' * (count > 1)}" for count in some["count"]],
+                hovertemplate="%{y} epochs<extra></extra>",
+            )
+    figure.update_yaxes(title="epochs trained")
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def confirmation(trials: pd.DataFrame) -> go.Figure | None:
+    """Of each confirmed configuration the accuracy with every seed, their mean and their standard
+    deviation; and the winner's on the test set."""
+    if "phase" not in trials:
+        return None
+    figure = go.Figure()
+    seen = []
+    for phase, where in (("confirm", "held-out"), ("final", "test set")):
+        rows = trials[(trials["phase"] == phase) & trials["final_accuracy"].notna()]
+        for number, some in rows.groupby("repeats"):
+            values = list(some["final_accuracy"])
+            seen += values
+            name = f"trial {int(number)}, {where}"
+            figure.add_scatter(
+                x=values,
+                y=[name] * len(values),
+                mode="markers",
+                marker={"color": COLOURS[phase], "size": 9, "opacity": 0.7},
+                hovertemplate="%{x:.2%}<extra></extra>",
+            )
+            figure.add_scatter(
+                x=[fmean(values)],
+                y=[name],
+                error_x={"array": [stdev(values) if len(values) > 1 else 0], "thickness": 2},
+                mode="markers",
+                marker={"symbol": "line-ns-open", "size": 22, "color": COLOURS[phase]},
+                hovertemplate="mean %{x:.2%}<extra></extra>",
+            )
+    if not seen:
+        return None
+    figure.update_xaxes(title="accuracy after the last epoch", tickformat=".2%")
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(showlegend=False, height=120 + 45 * len({d.y[0] for d in figure.data}))
+    return figure
+
+
+def confusion(predictions: pd.DataFrame) -> go.Figure:
+    """How often each digit was taken for each other; the right ones are left out of the colours."""
+    counts = pd.crosstab(predictions["label"], predictions["guess"])
+    counts = counts.reindex(index=range(10), columns=range(10), fill_value=0)
+    wrong = [[None if i == j else counts.loc[i, j] for j in range(10)] for i in range(10)]
+    text = [[f"{counts.loc[i, j]}" for j in range(10)] for i in range(10)]
+    figure = go.Figure(
+        go.Heatmap(
+            z=wrong,
+            text=text,
+            colorscale=[[0, "rgba(213,94,0,0)"], [1, "rgba(213,94,0,0.9)"]],
+            showscale=False,
+            hovertemplate="a %{y}, taken for a %{x}: %{text}<extra></extra>",
+        )
+    )
+    for i, j in itertools.product(range(10), repeat=2):
+        if counts.loc[i, j]:
+            # The page sets the colour of text that has none of its own: dark, or light on black.
+            font = {"color": GREEN} if i == j else {}
+            figure.add_annotation(x=j, y=i, text=text[i][j], showarrow=False, font=font)
+    figure.update_xaxes(title="taken for", dtick=1, side="top", constrain="domain")
+    figure.update_yaxes(title="digit", dtick=1, autorange="reversed", scaleanchor="x")
+    figure.update_layout(xaxis_showgrid=False, yaxis_showgrid=False)
+    figure.update_layout(height=460)
+    return figure
+
+
+def _by_phase(trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The trials of the screening and of the search that have a held-out accuracy."""
+    rows = trials[trials["best_accuracy"].notna()]
+    if "phase" not in rows or not rows["phase"].notna().any():
+        return [("search", rows)] if len(rows) else []
+    pairs = [(phase, rows[rows["phase"] == phase]) for phase in ("screen", "search")]
+    return [(phase, some) for phase, some in pairs if len(some)]
+
+
+def _scored(epochs: pd.DataFrame) -> str | None:
+    for name in ("holdout_accuracy", "test_accuracy"):
+        if name in epochs and epochs[name].notna().any():
+            return name
+    return None
+
+
+def _accuracy_axis(figure: go.Figure, accuracies: pd.Series, axis: str) -> go.Figure:
+    low, high = height(accuracies.min()), height(accuracies.max())
+    margin = 0.05 * (high - low) + 0.02
+    ticks = [tick for tick in TICKS if low - margin <= height(tick) <= high + margin]
+    if len(ticks) < 2:
+        ticks = sorted({round(accuracies.min(), 4), round(accuracies.max(), 4)})
+    getattr(figure, f"update_{axis}axes")(
+        title="accuracy",
+        range=[low - margin, high + margin],
+        tickvals=[height(tick) for tick in ticks],
+        ticktext=[f"{100 * tick:.4g} %" for tick in ticks],
+    )
+    return figure
+
+
+def _is_numeric(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def _is_logarithmic(values: pd.Series) -> bool:
+    return bool(_is_numeric(values) and values.min() > 0 and values.max() / values.min() >= 8)
+
+
+def _axis_values(values: pd.Series) -> list[Any]:
+    return list(values) if _is_numeric(values) else [str(value) for value in values]
+
+
+def _round_values(values: pd.Series) -> list[float]:
+    """1, 2, 5, 10, … within a logarithmic range; where these are many, the powers of ten."""
+    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
+    ticks = [m * 10.0**e for e in range(low, high + 1) for m in (1, 2, 5)]
+    ticks = [tick for tick in ticks if values.min() <= tick <= values.max()]
+    return ticks if len(ticks) <= 6 else [tick for tick in ticks if f"{tick:e}"[0] == "1"]
+
+
+def _parallel_axis(values: pd.Series, name: str) -> dict[str, Any]:
+    if _is_logarithmic(values):
+        ticks = _round_values(values)
+        return {
+            "label": name,
+            "values": [math.log10(value) for value in values],
+            "tickvals": [math.log10(tick) for tick in ticks],
+            "ticktext": [f"{tick:g}" for tick in ticks],
+        }
+    if _is_numeric(values):
+        return {"label": name, "values": list(values)}
+    names = sorted({str(value) for value in values})
+    return {
+        "label": name,
+        "values": [names.index(str(value)) for value in values],
+        "tickvals": list(range(len(names))),
+        "ticktext": names,
+    }
+
+
+def _distribution(values: pd.Series) -> optuna.distributions.BaseDistribution:
+    if not _is_numeric(values):
+        names = tuple(sorted({str(value) for value in values}))
+        return optuna.distributions.CategoricalDistribution(names)
+    log = _is_logarithmic(values)
+    if pd.api.types.is_integer_dtype(values):
+        return optuna.distributions.IntDistribution(int(values.min()), int(values.max()), log=log)
+    return optuna.distributions.FloatDistribution(values.min(), values.max(), log=log)

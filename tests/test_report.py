@@ -1,0 +1,199 @@
+"""The report: what is in its figures, and that odd tables make a page too."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from mnist_ray import errors, figures, report, results, tables
+from mnist_ray.config import TrainConfig
+
+STARTED = pd.Timestamp("2026-01-01T12:00:00Z")
+
+
+def trial(number: int, phase: str | None, accuracies: list[float], **more: Any) -> Any:
+    """A row of the trials table and its rows of the epochs table."""
+    config = TrainConfig(holdout=0 if phase == "final" else 100, epochs=3).model_dump()
+    scored_on = "test" if phase == "final" else "holdout"
+    epochs = [
+        {
+            "run": "a",
+            "trial": number,
+            "epoch": epoch,
+            "train_loss": 0.1,
+            f"{scored_on}_accuracy": accuracy,
+            f"{scored_on}_loss": 1 - accuracy,
+            "train_seconds": 2.0,
+            "images_per_second": 100.0,
+        }
+        for epoch, accuracy in enumerate(accuracies, 1)
+    ]
+    known = {"run": "a", "trial": number, "phase": phase, "hardware": "a <fast> one"}
+    known |= {"started": STARTED, "ended": STARTED + pd.Timedelta(minutes=number + 1)}
+    config |= {name: more.pop(name) for name in list(more) if name in config}
+    return tables.trial_row(config, epochs, **{**known, **more}), epochs
+
+
+def write(folder: Path, *pairs: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    rows = [row for row, _ in pairs]
+    tables.write(folder, rows, [epoch for _, epochs in pairs for epoch in epochs])
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    screened = [
+        trial(i, "screen", [0.9 + i / 200], lr=0.01 * 2**i, dropout=i / 20, epochs=1)
+        for i in range(12)
+    ]
+    searched = [
+        trial(
+            12 + i, "search", [0.9, 0.95, 0.97 + i / 100], lr=0.01 * 2 ** (10 + i), repeats=10 + i
+        )
+        for i in range(2)
+    ]
+    confirmed = [
+        trial(14 + i, "confirm", [0.9, 0.95, a], seed=1 + i // 2, lr=0.01, repeats=12 + i % 2)
+        for i, a in enumerate([0.96, 0.97, 0.965, 0.98])
+    ]
+    final = [trial(18, "final", [0.9, 0.95, 0.99], repeats=13, lr=0.02, checkpoint="c")]
+    folder = write(tmp_path / "a", *screened, *searched, *confirmed, *final)
+    wrong = {3: (5, 3, 0.9), 8: (7, 1, 0.6)}
+    columns: dict[str, list[Any]] = {name: [] for name in tables.PREDICTION_COLUMNS}
+    for index in range(10):
+        label, guess, probability = wrong.get(index, (index, index, 0.99))
+        image = bytes(range(256)) * 3 + bytes(16) if index in wrong else None
+        for name, value in zip(columns, (index, label, guess, probability, image), strict=True):
+            columns[name].append(value)
+    tables.write_predictions(folder, columns)
+    return folder
+
+
+def read(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return tables.read(folder).to_pandas(), tables.read(folder, tables.EPOCHS).to_pandas()
+
+
+def test_the_page_needs_nothing_from_outside(study: Path) -> None:
+    page = report.render([study])
+    page = re.sub(r"<script>/\*.*?plotly.*?</script>", "", page, count=1, flags=re.S)
+    assert len(page) < 1_000_000
+    assert not re.findall(r"(?:src|href)=[\"']?https?:", page)
+    assert "a &lt;fast&gt; one" in page
+    assert "<fast>" not in page
+    for title in ("with fresh seeds", "epoch by epoch", "Against each", "at once", "What mattered"):
+        assert title in page
+    for title in ("best so far", "Where the time went", "gets wrong", "Its mistakes, all"):
+        assert title in page
+    assert page.count("data:image/png;base64,") == 2
+    assert "trial 13: lr 20.48" in page
+    assert "99.00%, n = 1" in page
+
+
+def test_curves_are_the_epochs_of_each_trial(study: Path) -> None:
+    trials, epochs = read(study)
+    figure = figures.curves(trials, epochs, winner=13)
+    assert figure is not None
+    lines = {len(line.x): line for line in figure.data}
+    assert len(figure.data) == 14  # the confirmation has a figure of its own
+    assert [accuracy for (accuracy,) in lines[3].customdata] == [0.9, 0.95, 0.98]
+    assert figure.data[-1].name == "the winner"
+
+
+def test_the_budget_adds_up(study: Path) -> None:
+    trials, _ = read(study)
+    figure = figures.budget(trials)
+    assert figure is not None
+    assert sum(sum(bar.y) for bar in figure.data) == trials["epochs_trained"].sum() == 33
+    assert "took 18 epochs; every configuration to its end would have taken 36" in report.render(
+        [study]
+    )
+
+
+def test_the_best_so_far_never_falls(study: Path) -> None:
+    trials, _ = read(study)
+    figure = figures.best_so_far(trials)
+    assert figure is not None
+    heights = list(figure.data[0].y)
+    assert heights == sorted(heights)
+    assert heights[-1] == figures.height(0.98)
+    assert list(figure.data[0].x) == list(range(1, 19))
+
+
+def test_the_confusion_matrix_counts_every_image(study: Path) -> None:
+    predictions = tables.read(study, tables.PREDICTIONS).to_pandas()
+    figure = figures.confusion(predictions)
+    assert sum(int(text) for row in figure.data[0].text for text in row) == len(predictions)
+    assert figure.data[0].z[5][3] == figure.data[0].z[7][1] == 1
+    assert all(figure.data[0].z[i][i] is None for i in range(10))
+
+
+def test_importance_finds_what_matters() -> None:
+    pairs = [
+        trial(i, "search", [0.5 + i / 100], lr=0.01 * 1.3**i, dropout=(i * 7 % 20) / 40)
+        for i in range(20)
+    ]
+    trials = pd.DataFrame([row for row, _ in pairs])
+    figure = figures.importance(trials, ["lr", "dropout"])
+    assert figure is not None
+    shares = dict(zip(figure.data[0].y, figure.data[0].x, strict=True))
+    assert shares["lr"] > 0.8
+    assert figures.importance(trials[: figures.ENOUGH - 1], ["lr", "dropout"]) is None
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [trial(0, None, [0.9, 0.95, 0.96])],
+        [trial(0, "final", [0.9, 0.95, 1.0])],
+        [trial(0, "search", [0.1, 0.1], status="diverged", best_loss=float("nan"))],
+        [trial(0, "search", [], status="failed", error="a <b> & c")],
+        [trial(i, "search", [0.9], batch_norm=bool(i), train_size=i or None) for i in range(3)],
+        [trial(i, "search", [0.9], schedule=("constant", "one-cycle")[i % 2]) for i in range(12)],
+    ],
+    ids=["train", "test only", "diverged", "failed", "kinds", "choices"],
+)
+def test_odd_runs_make_a_page(pairs: Any, tmp_path: Path) -> None:
+    page = report.render([write(tmp_path / "odd", *pairs)])
+    assert "<b>" not in page.split("</script>")[-2]
+
+
+def test_tables_of_before_phases_make_a_page(study: Path) -> None:
+    old = tables.read(study).drop(["phase", "repeats", "rung", "ended"])
+    tables._replace(study / tables.TRIALS, old, tables.pq.write_table)
+    (study / tables.PREDICTIONS).unlink()
+    assert "epoch by epoch" in report.render([study])
+
+
+def test_the_command_writes_it_whole_or_says_why_not(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+    assert errors.run(results.main, [str(study), "--report", str(page)]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    assert page.read_text().startswith("<!doctype html>")
+    for bad in (tmp_path, tmp_path / "none" / "report.html"):
+        assert errors.run(results.main, [str(study), "--report", str(bad)]) == 2
+        assert f"report {bad} cannot be written" in capsys.readouterr().err
+    empty = write(tmp_path / "empty")
+    assert errors.run(results.main, [str(empty), "--report", str(page)]) == 2
+    assert "nothing to report" in capsys.readouterr().err
+    assert not list(tmp_path.glob(".report*"))
+
+
+def test_it_needs_neither_torch_nor_ray() -> None:
+    code = "import mnist_ray.report, sys; print({'torch', 'ray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_accuracies_keep_their_order_on_the_axis() -> None:
+    accuracies = [0.0, 0.1, 0.9, 0.99, 0.995, 1.0]
+    heights = [figures.height(accuracy) for accuracy in accuracies]
+    assert heights == sorted(set(heights))
+    assert isinstance(figures.confusion(pd.DataFrame({"label": [0], "guess": [0]})), go.Figure)
