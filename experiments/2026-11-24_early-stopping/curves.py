@@ -24,8 +24,7 @@ BASE = TrainConfig(**{**STUDY_RECIPE, "epochs": EPOCHS, "cpus_per_worker": 1})
 WAYS = {  # what each configuration is trained as
     "full": {},
     "complete-1": {"epochs": 1},
-    "complete-3": {"epochs": 3},
-    "constant-3": {"epochs": 3, "schedule": "constant"},
+    "constant-1": {"epochs": 1, "schedule": "constant"},
 }
 DECAYS = (0.98, 0.995)  # of the averages: over about 50 and 200 steps, where an epoch has 391
 COLUMNS = [
