@@ -209,7 +209,7 @@ class Study:
             self.foretold = True
             self.console.print(f"about {minutes(left)} to go")
 
-    def end(self, folder: Path, recipe_file: Path) -> None:
+    def end(self, folder: Path, recipe_file: Path | None) -> None:
         plan = self.plan
         number = plan.winner()
         assert number is not None
@@ -222,7 +222,7 @@ class Study:
         for skipped in plan.skipped:
             self.console.print(f"the time budget left no room for {skipped}")
         self.console.print(
-            f"best trial       {number}: {values(plan.trials[number].sampled)}\n"
+            f"best trial       {number}: {values({name: best[name] for name in plan.dimensions})}\n"
             f"held-out         {best['best_accuracy']:.2%} after epoch {best['best_epoch']}"
         )
         if verdict := plan.verdict():
@@ -246,9 +246,12 @@ class Study:
             f"time             {minutes(time.monotonic() - self.began)}\n\n"
             "Next:\n"
             f"  python -m mnist_ray.results {shlex.quote(str(folder))} --report report.html\n"
-            f"  python -m mnist_ray.evaluate {shlex.quote(str(folder / saved))}\n"
-            f"  python -m mnist_ray.train --config {shlex.quote(str(recipe_file))} --holdout 0"
+            f"  python -m mnist_ray.evaluate {shlex.quote(str(folder / saved))}"
         )
+        if recipe_file:
+            self.console.print(
+                f"  python -m mnist_ray.train --config {shlex.quote(str(recipe_file))} --holdout 0"
+            )
 
     def _running(self) -> Table:
         # In Rich's own thread: copies, because the study goes on.

@@ -73,6 +73,8 @@ def fit(
     )
     if start:
         optimizer.load_state_dict(start["optimizer"])
+        for group in optimizer.param_groups:  # pbt goes on with other values than it saved
+            group |= {"momentum": config.momentum, "weight_decay": config.weight_decay}
     splits = splits.to(device)
     n = len(splits.train.indices)
     steps = data.steps_per_epoch(n, config.batch_size, world_size)

@@ -50,6 +50,7 @@ class Plan:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.base, self.concurrent, self.clock = study, base, concurrent, clock
+        self.dimensions = dimensions
         self.sampler = Sampler(study, dimensions, base.seed)
         epochs = dimensions.get("epochs")
         self.epochs = max(epochs.values) if epochs else base.epochs
@@ -65,7 +66,15 @@ class Plan:
         return min(self.study.keep or max(2, self.sampler.count // 6), self.sampler.count)
 
     @property
+    def at_a_time(self) -> int:
+        """Trials that Tune may hold at a time. A population is compared as a whole, whether it fits
+        or takes turns."""
+        return self.sampler.count if self.study.scheduler == "pbt" else self.concurrent
+
+    @property
     def confirm(self) -> int:
+        if self.study.scheduler == "pbt":
+            return 0  # what won is a course of values, which no recipe can repeat
         if self.study.confirm is None:
             return 2 if self.competing >= 2 else 0
         return min(self.study.confirm, self.competing)

@@ -1,18 +1,23 @@
 """Ray Tune's side of a plan: what hands its trials to Tune, and when a trial is stopped."""
 
+import random
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
     ASHAScheduler,
     FIFOScheduler,
     MedianStoppingRule,
+    PopulationBasedTraining,
     TrialScheduler,
 )
 from ray.tune.search import Searcher
 
-from mnist_ray.config import TuneConfig
 from mnist_ray.plan import Plan
+from mnist_ray.search import Dimension
 
 METRIC = "holdout_accuracy"
 
@@ -29,7 +34,7 @@ class Search(Searcher):  # type: ignore[misc]
         return {**self.__dict__, "plan": None}  # Tune pickles what it is given
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self.numbers) - len(self.plan.rows) >= self.plan.concurrent:
+        if len(self.numbers) - len(self.plan.rows) >= self.plan.at_a_time:
             return None
         trial = self.plan.next()
         if trial is None:
@@ -70,11 +75,62 @@ class Median(_SearchOnly, MedianStoppingRule):  # type: ignore[misc]
         return str(self.CONTINUE)  # Tune's would pause the first trials, and start them again
 
 
-def scheduler(study: TuneConfig, max_epochs: int) -> TrialScheduler:
-    """When to stop a trial."""
+class Population(_SearchOnly, PopulationBasedTraining):  # type: ignore[misc]
+    """Jaderberg et al., arXiv:1711.09846: after every epoch, each trial of the worst quarter goes
+    on with the weights and, slightly changed, the values of one of the best quarter. All trials
+    wait for each other, so that none is compared with what others were earlier."""
+
+    def __init__(self, dimensions: dict[str, Dimension], **how: Any) -> None:
+        how.pop("grace_period", None)
+        super().__init__(
+            hyperparam_mutations={name: _domain(dim) for name, dim in dimensions.items()},
+            custom_explore_fn=lambda config: {**config, **_within(dimensions, config)},
+            perturbation_interval=1,
+            synch=True,
+            log_config=False,
+            **how,
+        )
+
+    def on_trial_add(self, controller: Any, trial: Trial) -> None:
+        # It refuses search algorithms, lest they learn from values that change; a plan does not.
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+
+    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if result["last"]:
+            return str(self.CONTINUE)
+        return super().on_trial_result(controller, trial, result)
+
+
+def _domain(dimension: Dimension) -> Any:
+    kind, values = dimension
+    if kind == "choice":
+        return list(values)
+    return (
+        tune.randint(values[0], values[1] + 1)
+        if kind == "randint"
+        else getattr(tune, kind)(*values)
+    )
+
+
+def _within(dimensions: dict[str, Dimension], config: dict[str, Any]) -> dict[str, Any]:
+    """The values of `dimensions`, moved back into them where they were changed out of them."""
+    return {
+        name: min(max(config[name], dimension.values[0]), dimension.values[1])
+        for name, dimension in dimensions.items()
+        if dimension.kind != "choice"
+    }
+
+
+def scheduler(plan: Plan) -> TrialScheduler:
+    """When to stop a trial, or to change it."""
+    study, max_epochs = plan.study, plan.epochs
     how: dict[str, Any] = {"time_attr": "epoch", "metric": METRIC, "mode": "max", "grace_period": 1}
     if study.scheduler == "asha" and max_epochs > 1:
         return Asha(max_t=max_epochs, reduction_factor=3, **how)
     if study.scheduler == "median":
         return Median(**how)
+    if study.scheduler == "pbt":
+        random.seed(plan.base.seed)  # Tune's own draws from these two
+        np.random.seed(plan.base.seed)
+        return Population(plan.dimensions, **how)
     return FIFOScheduler()

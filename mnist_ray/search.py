@@ -125,6 +125,37 @@ def trials(study: TuneConfig, dimensions: dict[str, Dimension]) -> int:
     return size
 
 
+EVOLVING = (
+    *("lr", "momentum", "weight_decay", "label_smoothing"),
+    *("dropout", "rotation", "shift", "scale"),
+)
+"""Fields that may change while a trial trains, as pbt changes them."""
+
+
+def check(study: TuneConfig, dimensions: dict[str, Dimension]) -> None:
+    """Raises UserError where the settings of a study contradict each other or its space."""
+    if study.scheduler != "pbt":
+        return
+    for name in dimensions:
+        if name not in EVOLVING:
+            raise UserError(
+                f"space has {name}, but the scheduler pbt changes values while trials train, and"
+                f" can change only {', '.join(EVOLVING)}."
+            )
+    if study.confirm:
+        raise UserError(
+            f"confirm is {study.confirm}, but what wins under the scheduler pbt is a course of"
+            " values that no recipe can repeat; leave it out."
+        )
+    if study.workers_per_trial > 1:
+        raise UserError(
+            f"workers_per_trial is {study.workers_per_trial}, but the scheduler pbt changes only"
+            " trials with 1 worker; use asha, or leave it out."
+        )
+    if (study.num_trials or 6) < 2:
+        raise UserError("num_trials is 1, but a population of the scheduler pbt needs 2 or more.")
+
+
 class Sampler:
     """Gives one configuration after the other; the same seed the same ones, however many trials run
     at a time.

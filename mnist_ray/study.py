@@ -60,9 +60,12 @@ def trial(sampled: dict[str, Any], shared: dict[str, Any]) -> None:
                 {**metrics, WORTH: worth}, checkpoint=tune.Checkpoint.from_directory(folder)
             )
 
-    engine.fit(
-        config, splits, device=torch.device("cuda" if share.gpus else "cpu"), on_epoch=on_epoch
-    )
+    start = None
+    if saved := tune.get_checkpoint():  # of this trial, or of one that it is to go on from
+        with saved.as_directory() as folder:
+            start = checkpoint.load(Path(folder)).state
+    device = torch.device("cuda" if share.gpus else "cpu")
+    engine.fit(config, splits, device=device, on_epoch=on_epoch, start=start)
 
 
 def launching_trial(sampled: dict[str, Any], shared: dict[str, Any]) -> None:
@@ -98,6 +101,7 @@ def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.St
             " use at least 1, such as 10000."
         )
     dimensions = search.parse(study.dimensions(), base)
+    search.check(study, dimensions)
     folder = runs.folder(run, "tune")
     trackers = tracking.callbacks(study.track, folder.name)
     mnist = data.load(run.data_dir)
@@ -132,7 +136,7 @@ def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.St
             tune_config=tune.TuneConfig(
                 num_samples=-1,  # the plan says when it is done
                 search_alg=searcher,
-                scheduler=schedulers.scheduler(study, plan.epochs),
+                scheduler=schedulers.scheduler(plan),
                 trial_dirname_creator=lambda trial: f"trial_{searcher.numbers[trial.trial_id]:05}",
                 reuse_actors=not launches,  # starting a process takes two seconds
             ),
@@ -142,7 +146,8 @@ def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.St
                 callbacks=[recorder, *trackers],
                 verbose=1 if run.verbose else 0,
                 checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=1,  # and the last, always
+                    # And the last, always. Others of a population may yet need an older one.
+                    num_to_keep=3 if study.scheduler == "pbt" else 1,
                     checkpoint_score_attribute=WORTH,
                 ),
             ),
@@ -166,8 +171,9 @@ def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.St
         score = engine.evaluate(network, test)
         best |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
     recorder.write()
-    recipe = folder / "best.yaml"
-    recipe.write_text(_recipe(base, dimensions, best), encoding="utf-8")
+    recipe = folder / "best.yaml" if study.scheduler != "pbt" else None
+    if recipe:
+        recipe.write_text(_recipe(base, dimensions, best), encoding="utf-8")
     show.end(folder, recipe)
     return best
 

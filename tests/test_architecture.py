@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "search": {"config", "errors"},
     "plan": {"config", "search", "tables"},
     "display": {"cluster", "config", "data", "model", "plan", "results", "tables"},
-    "schedulers": {"config", "plan"},
+    "schedulers": {"plan", "search"},
     "tracking": {"errors"},
     "recorder": {"config", "display", "plan", "tables"},
     "trainer": {

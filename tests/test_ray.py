@@ -151,6 +151,23 @@ def test_without_confirmation_the_best_trial_is_scored_once(storage: Path, mnist
     assert {float(run.data.params["lr"]) for run in logged} == {row["lr"] for row in rows}
 
 
+def test_a_population_copies_its_best(storage: Path, mnist: Mnist) -> None:
+    flags = [*SMALL, "--epochs", "4", "--num-trials", "4", "--scheduler", "pbt"]
+    # At the lowest rates nothing is learned, so that their trials must go on as others.
+    flags = [*flags, "--space", "lr=choice(1e-6, 0.1)", "--schedule", "constant", "--seed", "1"]
+    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "pbt"]) == 0
+    rows, epochs = table(storage / "pbt"), table(storage / "pbt", tables.EPOCHS)
+    assert [(row["phase"], row["status"]) for row in rows] == [("search", "ok")] * 4
+    assert [row["epoch"] for row in epochs] == [1, 2, 3, 4] * 4
+    first = {row["trial"]: row["lr"] for row in epochs if row["epoch"] == 1}
+    last = {row["trial"]: row["lr"] for row in epochs if row["epoch"] == 4}
+    assert set(first.values()) == {1e-6, 0.1}
+    assert sum(first[number] != last[number] for number in first) >= 1
+    for row in rows:
+        assert_checkpoint_scores_what_the_table_says(storage / "pbt", row, mnist)
+    assert not (storage / "pbt" / "best.yaml").exists()
+
+
 def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:
     space = [
         "--space",

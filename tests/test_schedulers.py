@@ -1,9 +1,22 @@
 """When trials are stopped, without training any."""
 
+from typing import Any
+
+import pytest
 from ray.tune.schedulers import FIFOScheduler
 
-from mnist_ray import schedulers
-from mnist_ray.config import TuneConfig
+from mnist_ray import schedulers, search
+from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
+from mnist_ray.errors import UserError
+from mnist_ray.plan import Plan
+
+BASE = TrainConfig(**STUDY_RECIPE)
+
+
+def scheduler_of(name: str, epochs: int = 3) -> Any:
+    study = TuneConfig(scheduler=name)
+    base = TrainConfig(**{**STUDY_RECIPE, "epochs": epochs})
+    return schedulers.scheduler(Plan(study, base, search.parse(study.dimensions(), base)))
 
 
 class FakeTrial:
@@ -12,7 +25,7 @@ class FakeTrial:
 
 
 def test_asha_stops_weak_trials_early_and_none_at_its_last_epoch() -> None:
-    scheduler = schedulers.scheduler(TuneConfig(scheduler="asha"), max_epochs=3)
+    scheduler = scheduler_of("asha")
 
     def report(trial: FakeTrial, epoch: int, accuracy: float, last: int = 3) -> str:
         result = {"epoch": epoch, "last": epoch == last, schedulers.METRIC: accuracy}
@@ -35,7 +48,7 @@ def test_asha_stops_weak_trials_early_and_none_at_its_last_epoch() -> None:
 
 
 def test_median_stops_what_is_below_the_others() -> None:
-    scheduler = schedulers.scheduler(TuneConfig(scheduler="median"), max_epochs=3)
+    scheduler = scheduler_of("median")
     trials = [FakeTrial(str(number)) for number in range(6)]
 
     def report(trial: FakeTrial, epoch: int, accuracy: float) -> str:
@@ -53,5 +66,29 @@ def test_median_stops_what_is_below_the_others() -> None:
 
 
 def test_without_room_for_a_comparison_all_finish() -> None:
-    assert type(schedulers.scheduler(TuneConfig(scheduler="asha"), 1)) is FIFOScheduler
-    assert type(schedulers.scheduler(TuneConfig(), 9)) is FIFOScheduler
+    assert type(scheduler_of("asha", epochs=1)) is FIFOScheduler
+    assert type(scheduler_of("one-rung")) is FIFOScheduler
+
+
+def test_a_population_stays_within_its_space() -> None:
+    dimensions = search.parse({"lr": "loguniform(0.01, 0.1)", "dropout": "choice(0, 0.1)"}, BASE)
+    explore = schedulers.Population(dimensions, time_attr="epoch", metric="a", mode="max")
+    for lr, moved in ((0.012, 0.012), (0.12, 0.1), (0.008, 0.01)):
+        changed = explore._custom_explore_fn({"lr": lr, "dropout": 0.1, "phase": "search"})
+        assert changed == {"lr": moved, "dropout": 0.1, "phase": "search"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"space": {"batch_size": "choice(64, 128)"}}, "space has batch_size, but the scheduler"),
+        ({"confirm": 1}, "confirm is 1, but what wins under the scheduler pbt"),
+        ({"workers_per_trial": 2}, "only trials with 1 worker"),
+        ({"num_trials": 1}, "a population of the scheduler pbt needs 2 or more"),
+    ],
+)
+def test_what_a_population_cannot_do_is_refused(settings: dict[str, Any], says: str) -> None:
+    study = TuneConfig(scheduler="pbt", **settings)
+    with pytest.raises(UserError) as caught:
+        search.check(study, search.parse(study.dimensions(), BASE))
+    assert says in str(caught.value)
