@@ -77,7 +77,7 @@ import sys
 sys.modules["ray"] = None  # any import of it now fails
 from pathlib import Path
 import numpy as np
-from mnist_ray import checkpoint, config, data, engine, scoring, tables
+from mnist_ray import checkpoint, config, data, engine, plan, report, scoring, tables
 folder = Path({str(tmp_path)!r})
 rng = np.random.default_rng(0)
 images, labels = rng.integers(0, 256, (200, 28, 28), np.uint8), rng.integers(0, 10, 200, np.uint8)
