@@ -133,15 +133,16 @@ def against_the_plain_loop(rounds: int, cores: int) -> list[tuple[str, str, str]
                 Loops((plain_loop, (threads, 64, root))),
                 Loops((engine_loop, (threads, 64))),
             )
-        ceiling = matrix_product(threads)
+        arithmetic = engine.resolve_precision("auto", torch.device("cpu"))
+        ceiling = matrix_product(threads, arithmetic)
         share = statistics.median(fast) * flop / ceiling
         where = f"{threads} thread{'s' * (threads > 1)}, batch 64"
         rows += [
             (f"plain loop, {where}", median(slow), "images/s"),
-            (f"engine, {where}", median(fast), "images/s"),
+            (f"engine in {arithmetic}, {where}", median(fast), "images/s"),
             (f"engine against plain loop, {where}", ratio(fast, slow), "times"),
             (
-                f"matrix products, {threads} thread{'s' * (threads > 1)}",
+                f"matrix products in {arithmetic}, {threads} thread{'s' * (threads > 1)}",
                 f"{ceiling / 1e9:.0f}",
                 "GFLOP/s",
             ),
@@ -183,10 +184,10 @@ def training_flop() -> float:
     return flop
 
 
-def matrix_product(threads: int) -> float:
-    """Floating-point operations per second in products of square matrices, float32."""
+def matrix_product(threads: int, arithmetic: str) -> float:
+    """Floating-point operations per second in products of square matrices."""
     torch.set_num_threads(threads)
-    a = torch.randn(2048, 2048)
+    a = torch.randn(2048, 2048).to(torch.bfloat16 if arithmetic == "bf16" else torch.float32)
     seconds = []
     for _ in range(8):
         began = time.perf_counter()
@@ -211,7 +212,8 @@ def command(*flags: str) -> tuple[float, list[tuple[float, str]]]:
 def overhead_per_trial(storage: str) -> list[tuple[str, str, str]]:
     """Of trials that train on ten images: what every further one adds to a study."""
     nothing = ["--train-size", "10", "--holdout", "10", "--batch-size", "10", "--epochs", "1"]
-    flags = ["mnist_ray.tune", *nothing, "--scheduler", "fifo", "--storage", storage]
+    all_alike = ["--scheduler", "fifo", "--confirm", "0"]
+    flags = ["mnist_ray.tune", *nothing, *all_alike, "--storage", storage]
 
     def per_trial(few: int, many: int, *more: str) -> str:
         seconds = [command(*flags, "--num-trials", str(n), *more)[0] for n in (few, many)]
