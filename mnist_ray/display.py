@@ -1,23 +1,19 @@
-"""What a training run and a study print. On a terminal with a moving bar, elsewhere in lines."""
+"""What a training run prints: on a terminal with a moving bar, elsewhere in lines."""
 
 import shlex
-import time
 from collections.abc import Container
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mnist_ray import results, tables
 from mnist_ray.cluster import Share
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Splits
 from mnist_ray.model import Layer
-from mnist_ray.plan import Plan, Planned, mean_and_deviation
 
 
 def console() -> Console:
@@ -125,170 +121,3 @@ def recipe(config: TrainConfig, without: Container[str] = ()) -> str:
         parts[name] = f"{name.replace('_', ' ')} {value:g}" if value else ""
     shown = [text for name, text in parts.items() if text and name not in without]
     return ", ".join(["SGD", *shown, f"seed {config.seed}"])
-
-
-class Study:
-    """A study, as it goes: a line per finished trial, and on a terminal the running ones below."""
-
-    def __init__(self) -> None:
-        self.console = console()
-        self.began = time.monotonic()
-        self.plan: Plan
-        self.latest: dict[int, dict[str, Any]] = {}
-        self.running: dict[int, Planned] = {}
-        self.foretold = False
-        self.live: Live
-
-    def begin(self, plan: Plan, share: Share) -> None:
-        self.plan = plan
-        self.live = Live(
-            get_renderable=self._running,
-            console=self.console,
-            refresh_per_second=2,
-            transient=True,
-        )
-        base, study = plan.base, plan.study
-        trials = plan.outline()
-        self.console.print(
-            f"{sum(trials.values())} trials, {plan.concurrent} at a time, each on"
-            f" {described_workers(base.num_workers, share)}\n"
-            f"{study.search} search, {study.scheduler} scheduler, seed {base.seed}"
-        )
-        if study.time_budget:
-            self.console.print(f"within {minutes(study.time_budget)}")
-        full = f"{plan.epochs} epoch{'s' * (plan.epochs > 1)}"
-        what = {
-            "screen": "configurations for 1 epoch, a whole schedule of its own",
-            "search": f"{'of these' if 'screen' in trials else 'configurations'} for {full}",
-            "confirm": f"to confirm: the best {plan.confirm} again, with fresh seeds",
-            "final": "of the winner on all images, scored on the test set",
-        }
-        for phase, count in trials.items():
-            self.console.print(f"  {phase:<9}{count:>4} {what[phase]}")
-        space = study.dimensions()
-        self.console.print("over")
-        for name, spec in space.items():
-            self.console.print(f"  {name:<12} {spec}")
-        self.console.print(
-            f"around {recipe(base, without=space)}\nchosen by {base.holdout:,} held-out images\n"
-        )
-
-    def __enter__(self) -> None:
-        self.began = time.monotonic()
-        if self.console.is_terminal:
-            self.live.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.live.stop()
-
-    def start(self, number: int, trial: Planned) -> None:
-        self.running[number] = trial
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        self.latest[row["trial"]] = row
-
-    def end_trial(self, row: dict[str, Any]) -> None:
-        trial = self.running.pop(row["trial"])
-        if row["status"] == "failed":
-            outcome = f"failed  {row['error']}"
-        else:
-            diverged = row["status"] == "diverged"
-            outcome = (
-                f"{'diverged' if diverged else format(row['final_accuracy'], '.2%')}"
-                f"  epoch {row['epochs_trained']}/{row['epochs']}  {row['total_seconds']:3.0f} s"
-            )
-        self.console.print(
-            f"{trial.phase:<7} {row['trial']:>3}  {outcome}  {described_trial(trial)}"
-        )
-        if not self.foretold and (left := self.plan.seconds_left()):
-            self.foretold = True
-            self.console.print(f"about {minutes(left)} to go")
-
-    def end(self, folder: Path, recipe_file: Path | None) -> None:
-        plan = self.plan
-        number = plan.winner()
-        assert number is not None
-        best = plan.rows[number]
-        table = tables.read(folder)
-        competed = results.where(table, "phase == 'search' or status in ('diverged', 'failed')")
-        self.console.print(
-            f"\n{results.render(results.summary(results.ranked(competed)), 'table')}\n"
-        )
-        for skipped in plan.skipped:
-            self.console.print(f"the time budget left no room for {skipped}")
-        self.console.print(
-            f"best trial       {number}: {values({name: best[name] for name in plan.dimensions})}\n"
-            f"held-out         {best['best_accuracy']:.2%} after epoch {best['best_epoch']}"
-        )
-        if verdict := plan.verdict():
-            self.console.print(f"confirmed        {verdict}")
-        saved = best["checkpoint"]
-        finals = [plan.rows[i] for i in sorted(plan.ranked("final"))]
-        if finals:
-            saved = finals[0]["checkpoint"]
-            accuracies = [row["final_accuracy"] for row in finals]
-            self.console.print(
-                f"test accuracy    {mean_and_deviation(accuracies)}, trained on all"
-                f" {plan.images('final'):,} images, each scored after its last epoch"
-            )
-        else:
-            self.console.print(
-                f"test accuracy    {best['test_accuracy']:.2%} of its checkpoint, scored once"
-            )
-        self.console.print(
-            f"checkpoint       {folder / saved}\n"
-            f"tables           {folder}\n"
-            f"time             {minutes(time.monotonic() - self.began)}\n\n"
-            "Next:\n"
-            f"  python -m mnist_ray.results {shlex.quote(str(folder))} --report report.html\n"
-            f"  python -m mnist_ray.evaluate {shlex.quote(str(folder / saved))}"
-        )
-        if recipe_file:
-            self.console.print(
-                f"  python -m mnist_ray.train --config {shlex.quote(str(recipe_file))} --holdout 0"
-            )
-
-    def _running(self) -> Table:
-        # In Rich's own thread: copies, because the study goes on.
-        running, rows = dict(self.running), list(self.latest.values())
-        accuracies = [row["holdout_accuracy"] for row in rows if "holdout_accuracy" in row]
-        ended = len(self.plan.rows)
-        to_come = max(sum(self.plan.outline().values()) - ended - len(running), 0)
-        left = self.plan.seconds_left()
-        table = Table.grid(padding=(0, 2))
-        table.add_row(
-            f"{ended} trials done, {len(running)} running, {to_come} to come"
-            f"  best {f'{max(accuracies):.2%}' if accuracies else '-'}"
-            f"  {minutes(time.monotonic() - self.began)}"
-            + (f", at most {minutes(left)} to go" if left else "")
-        )
-        for number, trial in running.items():
-            row = self.latest.get(number)
-            done = "first epoch"
-            if row:
-                accuracy = row.get("holdout_accuracy", row.get("test_accuracy"))
-                done = f"epoch {row['epoch']}  {accuracy:.2%}"
-            table.add_row(f"{trial.phase:<7} {number:>3}  {described_trial(trial)}  {done}")
-        return table
-
-
-def minutes(seconds: float) -> str:
-    return f"{seconds // 60:.0f}:{seconds % 60:02.0f}" if seconds >= 60 else f"{seconds:.0f} s"
-
-
-def described_trial(trial: Planned) -> str:
-    shown = trial.sampled if "seed" not in trial.more else {"seed": trial.more["seed"]}
-    again = "" if trial.repeats is None else f"trial {trial.repeats} again"
-    return "  ".join(text for text in (again, values(shown)) if text)
-
-
-def values(sampled: dict[str, Any]) -> str:
-    return "  ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in sampled.items()
-    )

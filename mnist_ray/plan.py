@@ -80,8 +80,12 @@ class Plan:
         return min(self.study.confirm, self.competing)
 
     @property
+    def screening(self) -> bool:
+        return self.study.scheduler == "one-rung" and self.epochs > RUNG
+
+    @property
     def competing(self) -> int:
-        return self.keep if self.study.scheduler == "one-rung" else self.sampler.count
+        return self.keep if self.screening else self.sampler.count
 
     def seeds(self) -> list[int]:
         """Those that the confirmation trains with; the search has the one before."""
@@ -89,7 +93,7 @@ class Plan:
 
     def outline(self) -> dict[str, int]:
         """How many trials each phase has, if all goes on to its end."""
-        screened = {"screen": self.sampler.count} if self.study.scheduler == "one-rung" else {}
+        screened = {"screen": self.sampler.count} if self.screening else {}
         again = {"confirm": self.confirm * self.study.confirm_seeds}
         again["final"] = self.study.confirm_seeds
         return {**screened, "search": self.competing, **(again if self.confirm else {})}
@@ -152,13 +156,12 @@ class Plan:
     def seconds_left(self) -> float | None:
         """At most, by the trials that ended so far; None before the first."""
         to_come = self.outline()
-        for i in self.rows:
+        for i in list(self.rows):  # a copy, because the display asks from a thread of its own
             to_come[self.trials[i].phase] -= 1
         return self._seconds({phase: max(count, 0) for phase, count in to_come.items()})
 
     def _phases(self) -> Iterator[Planned | None]:
-        screening = self.study.scheduler == "one-rung"
-        first, shorter = ("screen", {"epochs": RUNG}) if screening else ("search", {})
+        first, shorter = ("screen", {"epochs": RUNG}) if self.screening else ("search", {})
         for number in range(self.sampler.count):
             while (sampled := self.sampler.sample(number, self._accuracies())) is None:
                 yield None
@@ -167,7 +170,7 @@ class Plan:
                 break
             yield Planned(first, sampled, shorter)
         yield from self._all_ended()
-        if screening:
+        if self.screening:
             for number in self.ranked("screen")[: self.keep]:
                 yield Planned("search", self.trials[number].sampled, {}, repeats=number)
             yield from self._all_ended()
@@ -203,7 +206,7 @@ class Plan:
 
     def _seconds(self, trials: dict[str, int]) -> float | None:
         """What that many trials of each phase take, at the pace of those that ended."""
-        ended = [self.rows[i] for i in self.rows if self.rows[i]["epochs_trained"]]
+        ended = [row for row in list(self.rows.values()) if row["epochs_trained"]]
         if not ended:
             return None
         pace = fmean(

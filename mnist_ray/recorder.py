@@ -11,7 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
-from mnist_ray import display, tables
+from mnist_ray import display_study, tables
 from mnist_ray.config import TrainConfig
 from mnist_ray.plan import Plan
 
@@ -24,7 +24,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         folder: Path,
         base: TrainConfig,
         split_hash: Callable[[TrainConfig], str],
-        show: display.Study,
+        show: display_study.Study,
         plan: Plan,
         numbers: dict[str, int],
         **known: Any,

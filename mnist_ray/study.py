@@ -20,7 +20,7 @@ from mnist_ray import (
     checkpoint,
     cluster,
     data,
-    display,
+    display_study,
     engine,
     runs,
     schedulers,
@@ -88,7 +88,9 @@ def _config(sampled: dict[str, Any], shared: dict[str, Any]) -> TrainConfig:
     return base.replace(**{name: value for name, value in sampled.items() if name != "phase"})
 
 
-def study(base: TrainConfig, study: TuneConfig, run: RunConfig, show: display.Study) -> tables.Row:
+def study(
+    base: TrainConfig, study: TuneConfig, run: RunConfig, show: display_study.Study
+) -> tables.Row:
     """Run a study, write its tables, and score its winner on the test set. Returns the winner's row
     of the trials table.
 

@@ -17,9 +17,12 @@ def main(argv: Sequence[str]) -> None:
         defaults=STUDY_RECIPE,
         hide=["num_workers"],
     )
-    from mnist_ray import display, study  # after the flags: torch and Ray take seconds to import
+    from mnist_ray import (  # after the flags: torch and Ray take seconds to import
+        display_study,
+        study,
+    )
 
-    study.study(base, settings, run, display.Study())
+    study.study(base, settings, run, display_study.Study())
 
 
 if __name__ == "__main__":

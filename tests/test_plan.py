@@ -86,6 +86,11 @@ def test_one_rung_screens_all_and_trains_the_best_in_full() -> None:
     assert done.plan.skipped == []
 
 
+def test_one_epoch_leaves_nothing_to_screen() -> None:
+    done = Simulation(TuneConfig(num_trials=4, space={"epochs": "choice(1)"}), lambda trial: 0.9)
+    assert [trial.phase for trial in done.plan.trials[:5]] == ["search"] * 4 + ["confirm"]
+
+
 def test_the_confirmation_decides_and_not_the_lucky_run() -> None:
     def accuracy(trial: Planned) -> float:
         lucky = trial.phase == "search" and trial.sampled["lr"] == 0.1
