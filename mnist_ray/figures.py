@@ -124,7 +124,14 @@ def parallel(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
         }
     )
     line = {"color": heights, "colorscale": [[0, GREY], [0.5, BLUE], [1, ORANGE]]}
-    figure = go.Figure(go.Parcoords(dimensions=axes, line=line, labelangle=0))
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=axes,
+            line=line,
+            labelangle=0,
+            rangefont={"size": 1, "color": "rgba(0,0,0,0)"},  # the ends, in all their digits
+        )
+    )
     figure.update_layout(margin={"l": 60, "r": 60, "t": 60, "b": 30})
     return figure
 
@@ -136,6 +143,8 @@ def best_so_far(trials: pd.DataFrame) -> go.Figure | None:
     figure = go.Figure()
     rows = trials[trials["ended"].notna() & trials["best_accuracy"].notna()].sort_values("ended")
     rows = rows[rows["scored_on"] == "holdout"]
+    if "phase" in rows:  # a repetition that was lucky with its seed is nothing new found
+        rows = rows[~rows["phase"].isin(["confirm", "final"])]
     if not len(rows):
         return None
     minutes = (rows["ended"] - rows["started"]).dt.total_seconds() / 60
@@ -165,6 +174,7 @@ def importance(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
     """Each field's share in how much accuracy varies over the space, by functional ANOVA on a
     random forest (Hutter, Hoos and Leyton-Brown, ICML 2014), through Optuna."""
     _, rows = max(_by_phase(trials), key=lambda pair: len(pair[1]), default=("", trials[:0]))
+    fields = [field for field in fields if rows[field].nunique(dropna=False) > 1]
     if len(rows) < ENOUGH or not fields or rows["best_accuracy"].nunique() == 1:
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -173,7 +183,7 @@ def importance(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
     for _, row in rows.iterrows():
         # Ranks rather than accuracies, or one that diverged would be all that there is to explain.
         params = {
-            field: str(row[field])
+            field: label(row[field])
             if isinstance(spaces[field], optuna.distributions.CategoricalDistribution)
             else row[field]
             for field in fields
@@ -190,6 +200,8 @@ def importance(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
             orientation="h",
             marker={"color": BLUE},
             text=[f"{shares[name]:.0%}" for name in names],
+            textposition="outside",  # inside a short bar it would stand on its side
+            cliponaxis=False,
             hoverinfo="skip",
         )
     )
@@ -234,7 +246,11 @@ def confirmation(trials: pd.DataFrame) -> go.Figure | None:
         for number, some in rows.groupby("repeats"):
             values = list(some["final_accuracy"])
             seen += values
-            name = f"trial {int(number)}, {where}"
+            spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+            name = (
+                f"trial {int(number)}, {where}<br>"
+                f"{100 * fmean(values):.2f}{spread} %, n = {len(values)}"
+            )
             figure.add_scatter(
                 x=values,
                 y=[name] * len(values),
@@ -252,9 +268,9 @@ def confirmation(trials: pd.DataFrame) -> go.Figure | None:
             )
     if not seen:
         return None
-    figure.update_xaxes(title="accuracy after the last epoch", tickformat=".2%")
+    figure.update_xaxes(title="accuracy after the last epoch", tickformat=".2%", nticks=4)
     figure.update_yaxes(autorange="reversed")
-    figure.update_layout(showlegend=False, height=120 + 45 * len({d.y[0] for d in figure.data}))
+    figure.update_layout(showlegend=False, height=120 + 55 * len({d.y[0] for d in figure.data}))
     return figure
 
 
@@ -317,15 +333,35 @@ def _accuracy_axis(figure: go.Figure, accuracies: pd.Series, axis: str) -> go.Fi
 
 
 def _is_numeric(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    """Whether all are numbers; a field that may be none has NaN for it, which no axis can place."""
+    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    return bool(is_number and values.notna().all())
+
+
+def label(value: Any) -> str:
+    """A value of a config's field as people write it; pandas turns none into NaN, 64 into 64.0."""
+    if pd.isna(value):
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+    return str(value)
 
 
 def _is_logarithmic(values: pd.Series) -> bool:
-    return bool(_is_numeric(values) and values.min() > 0 and values.max() / values.min() >= 8)
+    """Whether they lie more evenly on a logarithmic axis than on a linear one. Their range alone
+    does not tell: uniform(0, 0.5) has a smallest value near 0 too."""
+    if not _is_numeric(values) or values.min() <= 0 or values.max() / values.min() < 8:
+        return False
+
+    def lopsided(values: pd.Series) -> float:
+        share = (values.mean() - values.min()) / (values.max() - values.min())
+        return abs(float(share) - 0.5)
+
+    return lopsided(values.map(math.log10)) < lopsided(values)
 
 
 def _axis_values(values: pd.Series) -> list[Any]:
-    return list(values) if _is_numeric(values) else [str(value) for value in values]
+    return list(values) if _is_numeric(values) else [label(value) for value in values]
 
 
 def _round_values(values: pd.Series) -> list[float]:
@@ -347,10 +383,10 @@ def _parallel_axis(values: pd.Series, name: str) -> dict[str, Any]:
         }
     if _is_numeric(values):
         return {"label": name, "values": list(values)}
-    names = sorted({str(value) for value in values})
+    names = sorted({label(value) for value in values})
     return {
         "label": name,
-        "values": [names.index(str(value)) for value in values],
+        "values": [names.index(label(value)) for value in values],
         "tickvals": list(range(len(names))),
         "ticktext": names,
     }
@@ -358,7 +394,7 @@ def _parallel_axis(values: pd.Series, name: str) -> dict[str, Any]:
 
 def _distribution(values: pd.Series) -> optuna.distributions.BaseDistribution:
     if not _is_numeric(values):
-        names = tuple(sorted({str(value) for value in values}))
+        names = tuple(sorted({label(value) for value in values}))
         return optuna.distributions.CategoricalDistribution(names)
     log = _is_logarithmic(values)
     if pd.api.types.is_integer_dtype(values):

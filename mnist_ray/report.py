@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -29,6 +28,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--paper);
   max-width: 60rem; margin: 0 auto; padding: 1rem }
 h1 { font-size: 1.5rem; margin: .5rem 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .2rem }
+body.printing { --text: #000; --paper: #fff; --soft: #444; --line: #bbb; width: 42rem }
 p { margin: .3rem 0 } .caption, dt, small { color: var(--soft) }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem }
 dd { margin: 0; overflow-wrap: anywhere }
@@ -45,34 +45,49 @@ td, th { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align
 """
 
 SCRIPT = """
-const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const css = name => getComputedStyle(document.body).getPropertyValue(name).trim();
+const plots = () => document.querySelectorAll('.js-plotly-plot');
 function paint() {
-  for (const plot of document.querySelectorAll('.js-plotly-plot')) {
+  for (const plot of plots()) {
     const change = {'font.color': css('--text')};
     for (const key of Object.keys(plot.layout)) if (/^[xy]axis/.test(key)) {
       change[key + '.gridcolor'] = css('--line'); change[key + '.linecolor'] = css('--line');
     }
     Plotly.relayout(plot, change);
-    Plotly.Plots.resize(plot);  // it was drawn before the page had its layout
+    // It was drawn before the page had its layout.
+    if (!document.body.classList.contains('printing')) Plotly.Plots.resize(plot);
   }
 }
 paint();
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paint);
-matchMedia('print').addEventListener('change', paint);
+// Plotly knows neither paper nor its width: its figures would keep those of the screen.
+addEventListener('beforeprint', () => {
+  document.body.classList.add('printing');
+  for (const plot of plots()) Plotly.relayout(plot, {width: plot.parentNode.clientWidth});
+  paint();
+});
+addEventListener('afterprint', () => {
+  document.body.classList.remove('printing');
+  for (const plot of plots()) Plotly.relayout(plot, {width: null, autosize: true});
+  paint();
+});
 """
 
 
 def write(folders: list[Path], path: Path) -> Path:
     """Write the report of the runs in `folders` to `path`, whole or not at all, and return the full
     path. Raises UserError where a table cannot be read or the file cannot be written."""
-    page = render(folders)
     full = errors.usable("report", path)
     partial = full.with_name(f".{full.name}.{os.getpid()}")
     try:
         if full.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, full)
+        partial.touch()  # says so now, rather than after seconds of drawing
+        try:
+            partial.write_text(render(folders), encoding="utf-8")
+            os.replace(partial, full)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise errors.UserError(
             f"report {path} cannot be written: {error.strerror}; name a file in a folder that"
@@ -107,7 +122,7 @@ def _run(folder: Path) -> Iterator[str]:
     yield _section(
         "The winner, and the second, with fresh seeds",
         "Each dot is a run of the same configuration with another seed; the bar is the mean,"
-        " the whiskers the standard deviation. Whiskers that overlap far: the order is chance.",
+        " the whiskers the standard deviation. Where they overlap far, the order may be chance.",
         figures.confirmation(trials),
     )
     yield _section(
@@ -134,20 +149,24 @@ def _run(folder: Path) -> Iterator[str]:
         " ANOVA (Hutter et al., ICML 2014); the rest is their interplay."
         " It is an estimate from these trials alone, and a rough one from few."
     )
+    if "phase" in trials and (trials["phase"] == "screen").any():
+        what += " The accuracies are those of the screening, after its one epoch."
+    elif (trials["status"] == "stopped").any():
+        what += " A trial that was stopped counts with the accuracy it had by then."
     if shares is None and fields:
         what = f"An estimate needs at least {figures.ENOUGH} configurations with a result."
     if fields:
         yield _section("What mattered", what, shares, always=True)
     yield _section(
         "The best so far",
-        "When the study had found what; a flat end means that more of the same would not have"
-        " helped.",
+        "How good the best trial was, while the study went on.",
         figures.best_so_far(trials),
     )
     yield _section("Where the time went", _cost(trials), figures.budget(trials))
     predictions = folder / tables.PREDICTIONS
     if predictions.is_file():
         yield from _mistakes(tables.read(folder, tables.PREDICTIONS).to_pandas())
+    yield _failures(trials)
     yield _all_trials(folder)
 
 
@@ -169,9 +188,11 @@ def _winner(trials: pd.DataFrame) -> int | None:
         final = trials.loc[trials["phase"] == "final", "repeats"].dropna()
         if len(final):
             return int(final.iloc[0])
-        confirmed = trials[(trials["phase"] == "confirm") & trials["final_accuracy"].notna()]
+        confirmed = trials[(trials["phase"] == "confirm") & trials["repeats"].notna()]
         if len(confirmed):
-            return int(confirmed.groupby("repeats")["final_accuracy"].mean().idxmax())
+            # One that failed counts as 0, as it does where the study chooses.
+            scores = confirmed["final_accuracy"].where(confirmed["status"] == "ok", 0.0)
+            return int(scores.groupby(confirmed["repeats"]).mean().idxmax())
         if (trials["phase"] == "search").any():
             trials = trials[trials["phase"] == "search"]
     ranked = trials[trials["status"].isin(["ok", "stopped"]) & trials["best_accuracy"].notna()]
@@ -181,7 +202,8 @@ def _winner(trials: pd.DataFrame) -> int | None:
 def _summary(
     trials: pd.DataFrame, epochs: pd.DataFrame, fields: list[str], winner: int | None
 ) -> str:
-    first = trials.iloc[0]
+    # Not the first row's: a trial that failed knows neither its arithmetic nor its checkpoint.
+    first = trials.bfill().iloc[0]
     counts = [f"{n} {status}" for status, n in trials["status"].value_counts().items()]
     lines = {
         "run": f"{len(trials)} trials ({', '.join(counts)}),"
@@ -193,7 +215,7 @@ def _summary(
     best = trials[trials["trial"] == winner]
     if len(best):
         row = best.iloc[0]
-        values = ", ".join(f"{name} {_short(row[name])}" for name in fields)
+        values = ", ".join(f"{name} {figures.label(row[name])}" for name in fields)
         lines["winner"] = f"trial {winner}" + (f": {values}" if values else "")
         what = {"holdout": "held-out", "test": "test"}[row["scored_on"]]
         lines[f"{what} accuracy"] = (
@@ -222,10 +244,10 @@ def _cost(trials: pd.DataFrame) -> str:
     searched = trials[trials["phase"] == "search"]
     if len(searched):
         spent = tried["epochs_trained"].sum() + searched["epochs_trained"].sum()
-        all_of_them = (len(tried) or len(searched)) * searched["epochs"].max()
+        in_full = len(tried) * searched["epochs"].max() if len(tried) else searched["epochs"].sum()
         text += (
             f" The search took {spent:.0f} epochs; every configuration to its end would have taken"
-            f" {all_of_them:.0f}."
+            f" {in_full:.0f}."
         )
     return text
 
@@ -250,6 +272,15 @@ def _mistakes(predictions: pd.DataFrame) -> Iterator[str]:
         '<p class="caption">The digit it is → what it was taken for, and with what probability.</p>'
         f'<div class="mistakes">{images}</div>'
     )
+
+
+def _failures(trials: pd.DataFrame) -> str:
+    """What went wrong in the trials that failed; empty where none did."""
+    rows = trials[trials["error"].notna()]
+    items = "".join(
+        f"<dt>trial {row.trial}</dt><dd>{escape(str(row.error))}</dd>" for row in rows.itertuples()
+    )
+    return f"<h2>Trials that failed</h2><dl>{items}</dl>" if items else ""
 
 
 def _all_trials(folder: Path) -> str:
@@ -296,10 +327,6 @@ def _plot(figure: go.Figure) -> str:
         config={"responsive": True, "displayModeBar": False},
     )
     return f"<div>{html}</div>"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _png(pixels: bytes) -> str:

@@ -196,6 +196,11 @@ def main(argv: Sequence[str]) -> None:
         raise errors.UserError(f"top is {args.top}, but must be at least 1.")
     folders = args.path or [tables.newest_run(args.storage)]
     if args.report:
+        for flag in ("top", "sort", "format", "where", "over_seeds", "epochs"):
+            if getattr(args, flag) != parser.get_default(flag):
+                raise errors.UserError(
+                    f"{flag} is set, but report shows whole runs; leave one of them out."
+                )
         from mnist_ray import report  # Plotly, Optuna and pandas take seconds to import
 
         print(report.write(folders, args.report))
