@@ -12,7 +12,8 @@ from rich.table import Table
 from mnist_ray import results, tables
 from mnist_ray.cluster import Share
 from mnist_ray.display import console, described_workers, recipe
-from mnist_ray.plan import Plan, Planned, mean_and_deviation
+from mnist_ray.plan import Plan, Planned
+from mnist_ray.verdict import mean_and_deviation, verdict
 
 
 class Study:
@@ -113,8 +114,8 @@ class Study:
             f"best trial       {number}: {values({name: best[name] for name in plan.dimensions})}\n"
             f"held-out         {best['best_accuracy']:.2%} after epoch {best['best_epoch']}"
         )
-        if verdict := plan.verdict():
-            self.console.print(f"confirmed        {verdict}")
+        if words := verdict(plan.confirmed()):
+            self.console.print("confirmed        " + words.replace("; ", "\n                 "))
         saved = best["checkpoint"]
         finals = [plan.rows[i] for i in sorted(plan.ranked("final"))]
         if finals:

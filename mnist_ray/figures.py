@@ -242,7 +242,7 @@ def confirmation(trials: pd.DataFrame) -> go.Figure | None:
     figure = go.Figure()
     seen = []
     for phase, where in (("confirm", "held-out"), ("final", "test set")):
-        rows = trials[(trials["phase"] == phase) & trials["final_accuracy"].notna()]
+        rows = trials[(trials["phase"] == phase) & (trials["status"] == "ok")]
         for number, some in rows.groupby("repeats"):
             values = list(some["final_accuracy"])
             seen += values

@@ -8,12 +8,12 @@ final    the best of those on all training images, scored on the test set
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from statistics import fmean, stdev
+from collections.abc import Callable, Iterator
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from mnist_ray.config import TRAIN_IMAGES, TrainConfig, TuneConfig
-from mnist_ray.search import Dimension, Sampler
+from mnist_ray.search import Dimension, Sampler, tpe_lag
 from mnist_ray.tables import Row
 
 RUNG = 1
@@ -51,6 +51,8 @@ class Plan:
     ) -> None:
         self.study, self.base, self.concurrent, self.clock = study, base, concurrent, clock
         self.dimensions = dimensions
+        if study.search == "tpe":  # which waits for more to have ended
+            self.concurrent = min(concurrent, tpe_lag(study))
         self.sampler = Sampler(study, dimensions, base.seed)
         epochs = dimensions.get("epochs")
         self.epochs = max(epochs.values) if epochs else base.epochs
@@ -63,7 +65,8 @@ class Plan:
 
     @property
     def keep(self) -> int:
-        return min(self.study.keep or max(2, self.sampler.count // 6), self.sampler.count)
+        few = max(2, self.sampler.count // 6, self.study.confirm or 0)
+        return min(self.study.keep or few, self.sampler.count)
 
     @property
     def at_a_time(self) -> int:
@@ -81,7 +84,8 @@ class Plan:
 
     @property
     def screening(self) -> bool:
-        return self.study.scheduler == "one-rung" and self.epochs > RUNG
+        one_rung = self.study.scheduler == "one-rung"
+        return one_rung and self.epochs > RUNG and self.keep < self.sampler.count
 
     @property
     def competing(self) -> int:
@@ -118,40 +122,20 @@ class Plan:
         rows.sort(key=lambda row: (-row["best_accuracy"], row["trial"]))
         return [row["trial"] for row in rows]
 
-    def confirmed(self) -> dict[int, list[float]]:
+    def confirmed(self) -> dict[int, list[float | None]]:
         """Of each confirmed trial of the search, the accuracies of its repetitions after their last
-        epoch; the best mean first, which is the winner. A repetition that failed counts as 0."""
-        found: dict[int, list[float]] = {}
+        epoch, or None; the best mean first, in which None counts as 0. The first is the winner."""
+        found: dict[int, list[float | None]] = {}
         for i in self._of("confirm"):
             row = self.rows.get(i)
             if row is not None:
-                accuracy = row["final_accuracy"] if row["status"] == "ok" else 0.0
+                accuracy = row["final_accuracy"] if row["status"] == "ok" else None
                 found.setdefault(row["repeats"], []).append(accuracy)
-        return dict(sorted(found.items(), key=lambda pair: -fmean(pair[1])))
+        return dict(sorted(found.items(), key=lambda pair: -fmean(x or 0.0 for x in pair[1])))
 
     def winner(self) -> int | None:
         """The number of the best trial: by the confirmation, or else by the search."""
         return next(iter([*self.confirmed(), *self.ranked("search")]), None)
-
-    def verdict(self) -> str:
-        """The confirmation in words: the winner, the second, and whether they can be told apart."""
-        (_, ours), *others = list(self.confirmed().items()) or [(0, [])]
-        if not ours:
-            return ""
-        text = f"{mean_and_deviation(ours)} with {_seeds(len(ours))}"
-        if not others:
-            return text
-        second, theirs = others[0]
-        text += f"; trial {second}: {mean_and_deviation(theirs)}"
-        if len(ours) == 1:
-            return text + "; one seed each does not tell whether that is more than noise"
-        if len({*ours, *theirs}) == 1:
-            return text + "; equal"
-        from scipy.stats import ttest_ind  # half a second to import
-
-        p = float(ttest_ind(ours, theirs, equal_var=False).pvalue)
-        judged = "more than noise" if p < 0.05 else "the difference is within noise"
-        return text + f"; {judged} (Welch's t-test, p = {p:.2f})"
 
     def seconds_left(self) -> float | None:
         """At most, by the trials that ended so far; None before the first."""
@@ -166,12 +150,16 @@ class Plan:
             while (sampled := self.sampler.sample(number, self._accuracies())) is None:
                 yield None
             if number and not self._in_time(first):
-                self.skipped.append(f"{self.sampler.count - number} configurations")
+                left = self.sampler.count - number
+                self.skipped.append(f"{left} configuration{'s' * (left > 1)}")
                 break
             yield Planned(first, sampled, shorter)
         yield from self._all_ended()
         if self.screening:
-            for number in self.ranked("screen")[: self.keep]:
+            for place, number in enumerate(self.ranked("screen")[: self.keep]):
+                if place and not self._in_time("search"):
+                    self.skipped.append("more of the best in full")
+                    break
                 yield Planned("search", self.trials[number].sampled, {}, repeats=number)
             yield from self._all_ended()
         candidates = self.ranked("search")[: self.confirm]
@@ -187,36 +175,44 @@ class Plan:
             for seed in self.seeds():
                 sampled = self.trials[winner].sampled
                 yield Planned("final", sampled, {"seed": seed, "holdout": 0}, repeats=winner)
-        yield from self._all_ended()
 
     def _all_ended(self) -> Iterator[None]:
         while len(self.rows) < len(self.trials):
             yield None
 
     def _in_time(self, phase: str) -> bool:
-        """Whether another trial of `phase` and all that comes after would end within the budget."""
-        if self.study.time_budget is None:
+        """Whether another trial of `phase`, and what must come after, would end within the budget.
+        Time for confirming is kept free as long as that leaves half of the budget to the search."""
+        budget = self.study.time_budget
+        if budget is None:
             return True
-        order = list(self.outline())
-        after = {each: self.outline()[each] for each in order[order.index(phase) :]}
-        if phase in ("screen", "search"):
-            after[phase] = 1
-        seconds = self._seconds(after)
-        return seconds is None or self.clock() - self.began + seconds <= self.study.time_budget
+        outline = self.outline()
+        again = {each: n for each, n in outline.items() if each in ("confirm", "final")}
+        confirming = self._seconds(again)
+        if confirming is None:
+            return True
+        if phase == "confirm":
+            needed = confirming
+        else:
+            search = {"search": outline["search"]} if phase == "screen" else {}
+            needed = self._seconds({phase: 1, **search}) or 0.0
+            needed += confirming if confirming <= budget / 2 else 0.0
+        return self.clock() - self.began + needed <= budget
 
     def _seconds(self, trials: dict[str, int]) -> float | None:
         """What that many trials of each phase take, at the pace of those that ended."""
-        ended = [row for row in list(self.rows.values()) if row["epochs_trained"]]
+        ended = [row for row in list(self.rows.values()) if row["status"] in ("ok", "stopped")]
         if not ended:
             return None
         pace = fmean(
-            row["total_seconds"]
-            / row["epochs_trained"]
-            / self.images(self.trials[row["trial"]].phase)
+            row["train_seconds"]
+            / (row["epochs_trained"] * self.images(self.trials[row["trial"]].phase))
             for row in ended
         )
+        besides: float = median(row["total_seconds"] - row["train_seconds"] for row in ended)
         return sum(
-            math.ceil(count / self.concurrent) * self._epochs(phase) * self.images(phase) * pace
+            math.ceil(count / self.concurrent)
+            * (self._epochs(phase) * self.images(phase) * pace + besides)
             for phase, count in trials.items()
         )
 
@@ -233,14 +229,3 @@ class Plan:
 
     def _accuracies(self) -> dict[int, float | None]:
         return {i: row["best_accuracy"] for i, row in self.rows.items()}
-
-
-def mean_and_deviation(shares: Sequence[float]) -> str:
-    """In percent, with the standard deviation of the sample where there are two or more."""
-    if len(shares) == 1:
-        return f"{shares[0]:.2%}"
-    return f"{100 * fmean(shares):.2f} ± {100 * stdev(shares):.2f} %"
-
-
-def _seeds(n: int) -> str:
-    return f"{n} fresh seed{'s' * (n > 1)}"

@@ -120,7 +120,7 @@ def _run(folder: Path) -> Iterator[str]:
     yield f"<h1>{escape(folder.resolve().name)}</h1>"
     yield _summary(trials, epochs, fields, winner)
     yield _section(
-        "The winner, and the second, with fresh seeds",
+        "With fresh seeds",
         "Each dot is a run of the same configuration with another seed; the bar is the mean,"
         " the whiskers the standard deviation. Where they overlap far, the order may be chance.",
         figures.confirmation(trials),
@@ -222,12 +222,11 @@ def _summary(
             f"{row['best_accuracy']:.2%} after epoch {row['best_epoch']:.0f}"
         )
         final = trials[trials["phase"] == "final"] if "phase" in trials else trials[:0]
-        scored = final["final_accuracy"].dropna()
+        final = final[final["status"] == "ok"]
+        scored = final["final_accuracy"]
         if len(scored):
             spread = f" ± {scored.std():.2%}" if len(scored) > 1 else ""
-            lines["test accuracy"] = (
-                f"{scored.mean():.2%}{spread}, n = {len(scored)}, trained on all images"
-            )
+            lines["test accuracy"] = f"{scored.mean():.2%}{spread}, n = {len(scored)}"
         elif pd.notna(row["test_accuracy"]):
             lines["test accuracy"] = f"{row['test_accuracy']:.2%}, scored once"
         lines["checkpoint"] = str((final if len(scored) else best)["checkpoint"].iloc[0])

@@ -69,6 +69,8 @@ def over_seeds(table: pa.Table) -> pa.Table:
     """A row for all trials that differ in nothing but their seed: how many have a result (`n`), and
     of each accuracy the mean and the standard deviation of the sample (`_sd`, empty for one)."""
     fields = [name for name in table.column_names if name not in TRIAL_COLUMNS and name != "seed"]
+    # A trial of the search that was chosen for its accuracy says nothing of its configuration's.
+    fields = [name for name in ("phase", *fields) if name in table.column_names]
     fields = [name for name in fields if not pa.types.is_null(table.schema.field(name).type)]
     measured = [
         name
@@ -136,7 +138,8 @@ def summary(table: pa.Table) -> pa.Table:
 
     shown = [name for name in SUMMARY if name in table.column_names]
     if "n" in table.column_names:  # over seeds
-        shown = [name for name in table.column_names if name == "n" or "_accuracy" in name]
+        shown = [name for name in table.column_names if name in ("phase", "n")]
+        shown += [name for name in table.column_names if "_accuracy" in name]
         shown.append("train_seconds")
     shown = [name for name in shown if table[name].null_count < len(table)]
     shown = [name for name in shown if name not in ("run", "phase") or differs(name)]

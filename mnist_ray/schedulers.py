@@ -57,10 +57,10 @@ class _SearchOnly(TrialScheduler):  # type: ignore[misc]
     wait for them for ever."""
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if trial.config["phase"] != "search":
+        if trial.config["phase"] != "search" or result["last"]:
             return str(self.CONTINUE)
         decision: str = super().on_trial_result(controller, trial, result)
-        return str(self.CONTINUE) if result["last"] else decision
+        return decision
 
 
 class Asha(_SearchOnly, ASHAScheduler):  # type: ignore[misc]
@@ -95,21 +95,25 @@ class Population(_SearchOnly, PopulationBasedTraining):  # type: ignore[misc]
         # It refuses search algorithms, lest they learn from values that change; a plan does not.
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)
 
-    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if result["last"]:
-            return str(self.CONTINUE)
-        return super().on_trial_result(controller, trial, result)
+    def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        self._go_on_without(controller, trial)
+
+    def on_trial_error(self, controller: Any, trial: Trial) -> None:
+        self._go_on_without(controller, trial)
+
+    def _go_on_without(self, controller: Any, ended: Trial) -> None:
+        """Trials that wait for one that diverged or failed would wait for ever."""
+        waiting = [trial for trial in controller.get_live_trials() if trial is not ended]
+        reached = [self._trial_state[trial].last_train_time for trial in waiting]
+        if reached and min(reached) >= self._next_perturbation_sync:
+            self._next_perturbation_sync += self._perturbation_interval
 
 
 def _domain(dimension: Dimension) -> Any:
     kind, values = dimension
     if kind == "choice":
         return list(values)
-    return (
-        tune.randint(values[0], values[1] + 1)
-        if kind == "randint"
-        else getattr(tune, kind)(*values)
-    )
+    return getattr(tune, kind)(*values)
 
 
 def _within(dimensions: dict[str, Dimension], config: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mnist_ray.config import UNREADABLE, TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 
 TPE_LAG = 4
-"""Trials that tpe looks past, unless more run at a time."""
+"""Trials that tpe looks past, unless more are to run at a time."""
 
 FIXED = ("holdout", "num_workers", "cpus_per_worker", "use_gpu")
 """Fields that no study can vary: trials are compared on the same held-out images, and their
@@ -134,26 +134,41 @@ EVOLVING = (
 
 def check(study: TuneConfig, dimensions: dict[str, Dimension]) -> None:
     """Raises UserError where the settings of a study contradict each other or its space."""
+
+    def refuse(name: str, why: str) -> None:
+        value = getattr(study, name, None)
+        given = f"{name} is {value}" if name in TuneConfig.model_fields else f"space has {name}"
+        raise UserError(f"{given}, but {why}.")
+
+    if study.keep and study.scheduler != "one-rung":
+        refuse("keep", f"it is for the scheduler one-rung, not {study.scheduler}; leave it out")
+    if study.keep and study.keep < (study.confirm or 0):
+        refuse("confirm", f"keep is {study.keep}; raise keep, or confirm fewer")
+    if "seed" in dimensions and study.confirm != 0:
+        refuse("seed", "a confirmation has seeds of its own; use --confirm 0")
+    if "epochs" in dimensions and study.scheduler == "one-rung":
+        refuse("epochs", "the scheduler one-rung compares all after 1 epoch; use asha or fifo")
     if study.scheduler != "pbt":
         return
     for name in dimensions:
         if name not in EVOLVING:
-            raise UserError(
-                f"space has {name}, but the scheduler pbt changes values while trials train, and"
-                f" can change only {', '.join(EVOLVING)}."
-            )
+            refuse(name, f"the scheduler pbt can change only {', '.join(EVOLVING)} on the way")
+    if study.search == "tpe":
+        refuse("search", "the scheduler pbt changes a whole population at once; use random")
     if study.confirm:
-        raise UserError(
-            f"confirm is {study.confirm}, but what wins under the scheduler pbt is a course of"
-            " values that no recipe can repeat; leave it out."
-        )
+        refuse("confirm", "what wins under the scheduler pbt is a course of values; leave it out")
     if study.workers_per_trial > 1:
-        raise UserError(
-            f"workers_per_trial is {study.workers_per_trial}, but the scheduler pbt changes only"
-            " trials with 1 worker; use asha, or leave it out."
-        )
-    if (study.num_trials or 6) < 2:
+        refuse("workers_per_trial", "the scheduler pbt is for trials with 1 worker; use asha")
+    for name in ("time_budget", "max_concurrent"):
+        if getattr(study, name):
+            refuse(name, "the scheduler pbt keeps to none; leave it out")
+    if trials(study, dimensions) < 2:
         raise UserError("num_trials is 1, but a population of the scheduler pbt needs 2 or more.")
+
+
+def tpe_lag(study: TuneConfig) -> int:
+    """Trials that tpe looks past, and so how many may run at a time: that many when asked."""
+    return max(TPE_LAG, study.max_concurrent or 0)
 
 
 class Sampler:
@@ -169,20 +184,21 @@ class Sampler:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name its own study
         self.distributions = {name: _distribution(dim) for name, dim in dimensions.items()}
         self.lag = self.count
-        self.grid = list(itertools.product(*(dim.values for dim in dimensions.values())))
         sampler: optuna.samplers.BaseSampler = RandomSampler(seed=seed)
         if study.search == "tpe":
-            self.lag = max(TPE_LAG, study.max_concurrent or 0)
+            self.lag = tpe_lag(study)
             # Bergstra et al., NeurIPS 2011: model the better trials, once there are a few at random
             sampler = TPESampler(seed=seed, n_startup_trials=max(4, self.count // 4))
-        self.is_grid = study.search == "grid"
+        self.grid: list[tuple[Any, ...]] = []
+        if study.search == "grid":
+            self.grid = list(itertools.product(*(dim.values for dim in dimensions.values())))
         self.optuna = optuna.create_study(direction="maximize", sampler=sampler)
         self.told = 0
 
     def sample(self, number: int, accuracies: Mapping[int, float | None]) -> dict[str, Any] | None:
         """Configuration `number`, or None if it must wait for more `accuracies` of those before; an
         accuracy of None is a trial without a result."""
-        if self.is_grid:
+        if self.grid:
             return dict(zip(self.distributions, self.grid[number], strict=True))
         while self.told <= number - self.lag:
             if self.told not in accuracies:

@@ -30,7 +30,8 @@ TRIAL_COLUMNS = {
     "repeats": "number of the trial whose configuration this one has, where it is not a new one",
     "status": "ok (all its epochs), stopped (by the scheduler), diverged (loss not finite), failed",
     "scored_on": "the images behind best_ and final_: holdout, or test where nothing was held out",
-    "best_accuracy": "highest accuracy after any epoch, 0 to 1; of two equal ones, the later",
+    "best_accuracy": "highest accuracy after any epoch, 0 to 1, the later of two equal ones; in"
+    " phase final that after the last epoch",
     "best_epoch": "the epoch of best_accuracy, from 1",
     "best_loss": "mean negative log-likelihood at best_epoch, nats",
     "final_accuracy": "accuracy after the last epoch trained, 0 to 1",
@@ -102,7 +103,9 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
     row |= {name: value for name, value in config.items() if name not in row}
     if epochs:
         scored_on = "holdout" if config["holdout"] else "test"
-        best, final = best_epoch(epochs, scored_on), epochs[-1]
+        final = epochs[-1]
+        # Of the final runs no epoch is picked by the test set.
+        best = final if known.get("phase") == "final" else best_epoch(epochs, scored_on)
         train_seconds = sum(epoch["train_seconds"] for epoch in epochs)
         images = sum(epoch["images_per_second"] * epoch["train_seconds"] for epoch in epochs)
         row |= {

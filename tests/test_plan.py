@@ -2,9 +2,9 @@
 
 import heapq
 import itertools
-import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mnist_ray import search
 from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
+from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
 
 BASE = TrainConfig(**{**STUDY_RECIPE, "epochs": 5})
@@ -29,15 +30,16 @@ class Simulation:
         accuracy: Callable[[Planned], float | None] = lambda trial: trial.changes["lr"],
         concurrent: int = 1,
         speed: Callable[[int], float] = lambda number: 1.0,
+        base: TrainConfig = BASE,
     ) -> None:
         self.now = 0.0
-        dimensions = search.parse(study.dimensions(), BASE)
-        self.plan = Plan(study, BASE, dimensions, concurrent, clock=lambda: self.now)
+        dimensions = search.parse(study.dimensions(), base)
+        self.plan = Plan(study, base, dimensions, concurrent, clock=lambda: self.now)
         running: list[tuple[float, int]] = []
         while not self.plan.done:
             trial = self.plan.next() if len(running) < concurrent else None
             if trial is not None:
-                config = BASE.replace(**trial.changes)
+                config = base.replace(**trial.changes)
                 images = config.epochs * (60_000 - config.holdout)
                 number = len(self.plan.trials) - 1
                 heapq.heappush(running, (self.now + images * PACE * speed(number), number))
@@ -45,7 +47,7 @@ class Simulation:
                 began = self.now
                 self.now, number = heapq.heappop(running)
                 trial = self.plan.trials[number]
-                config = BASE.replace(**trial.changes)
+                config = base.replace(**trial.changes)
                 value = accuracy(trial)
                 self.plan.tell(
                     {
@@ -55,6 +57,7 @@ class Simulation:
                         "final_accuracy": value,
                         "repeats": trial.repeats,
                         "epochs_trained": None if value is None else config.epochs,
+                        "train_seconds": config.epochs * (60_000 - config.holdout) * PACE,
                         "total_seconds": config.epochs * (60_000 - config.holdout) * PACE,
                     }
                 )
@@ -87,8 +90,10 @@ def test_one_rung_screens_all_and_trains_the_best_in_full() -> None:
 
 
 def test_one_epoch_leaves_nothing_to_screen() -> None:
-    done = Simulation(TuneConfig(num_trials=4, space={"epochs": "choice(1)"}), lambda trial: 0.9)
+    done = Simulation(TuneConfig(num_trials=4), base=BASE.replace(epochs=1))
     assert [trial.phase for trial in done.plan.trials[:5]] == ["search"] * 4 + ["confirm"]
+    done = Simulation(TuneConfig(num_trials=2))  # nor does keeping all
+    assert [trial.phase for trial in done.plan.trials[:3]] == ["search"] * 2 + ["confirm"]
 
 
 def test_the_confirmation_decides_and_not_the_lucky_run() -> None:
@@ -161,14 +166,22 @@ def test_nothing_begins_that_would_not_end_within_the_budget(
 ) -> None:
     study = TuneConfig(num_trials=10, scheduler=scheduler, time_budget=budget, confirm=2)
     done = Simulation(study, concurrent=concurrent)
-    # Before the first trial ends nobody knows how long one takes, so that many begin; and what was
-    # screened is worth nothing unless some of it is trained.
-    epochs = 1 if scheduler == "one-rung" else 5
-    first = epochs * 50_000 * PACE
-    competing = math.ceil(len(done.of("search")) / concurrent) * 5 * 50_000 * PACE
-    assert done.now <= max(budget, first + competing * (scheduler == "one-rung")) + 1e-6
+    # Before the first trial ends nobody knows how long one takes, so that some begin; and what was
+    # screened is worth nothing unless one is trained.
+    screening, full = 50_000 * PACE, 5 * 50_000 * PACE
+    first = screening + full if scheduler == "one-rung" else full
+    assert done.now <= max(budget, first) + 1e-6
     assert done.of("search")
     assert bool(done.plan.skipped) == (len(done.plan.trials) < sum(done.plan.outline().values()))
+
+
+def test_a_budget_searches_before_it_confirms() -> None:
+    study = TuneConfig(num_trials=20, time_budget=200, confirm=2)  # all of it would take 295 s
+    done = Simulation(study)
+    assert len(done.of("screen")) == 20
+    assert len(done.of("search")) == 3
+    assert not done.of("confirm")
+    assert done.plan.skipped == ["the confirmation"]
 
 
 def test_trials_without_a_result_never_win() -> None:
@@ -182,23 +195,37 @@ def test_trials_without_a_result_never_win() -> None:
     assert Simulation(TuneConfig(), lambda trial: None).plan.winner() is None
 
 
+def test_a_confirmation_without_a_result_does_not_win() -> None:
+    space = {"lr": "choice(0.1, 0.2)"}
+    study = TuneConfig(search="grid", space=space, scheduler="fifo", confirm=2, confirm_seeds=2)
+
+    def accuracy(trial: Planned) -> float | None:
+        lost = trial.phase == "confirm" and trial.sampled["lr"] == 0.2 and trial.more["seed"] == 1
+        return None if lost else 0.9 + trial.sampled["lr"] / 10
+
+    plan = Simulation(study, accuracy).plan
+    assert plan.confirmed() == {0: [0.91, 0.91], 1: [None, 0.92]}
+    assert plan.winner() == 0
+
+
+def test_tpe_runs_no_more_at_a_time_than_it_looks_past() -> None:
+    dimensions = search.parse(TuneConfig().dimensions(), BASE)
+    assert Plan(TuneConfig(search="tpe"), BASE, dimensions, concurrent=16).concurrent == 4
+    asked = TuneConfig(search="tpe", max_concurrent=8)
+    assert Plan(asked, BASE, dimensions, concurrent=8).concurrent == 8
+
+
 @pytest.mark.parametrize(
-    ("accuracies", "says"),
+    ("settings", "says"),
     [
-        ({}, ""),
-        ({7: [0.99]}, "99.00% with 1 fresh seed"),
-        ({7: [0.99], 3: [0.98]}, "one seed each does not tell"),
-        ({7: [0.991, 0.993], 3: [0.9905, 0.9915]}, "the difference is within noise"),
-        ({7: [0.991, 0.993], 3: [0.9005, 0.9015]}, "more than noise"),
-        ({7: [0.99, 0.99], 3: [0.99, 0.99]}, "equal"),
+        ({"scheduler": "asha", "keep": 3}, "keep is 3, but it is for the scheduler one-rung"),
+        ({"keep": 2, "confirm": 3}, "confirm is 3, but keep is 2"),
+        ({"space": {"seed": "choice(0, 1)"}}, "space has seed, but a confirmation"),
+        ({"space": {"epochs": "randint(1, 5)"}}, "space has epochs, but the scheduler one-rung"),
     ],
 )
-def test_the_verdict_says_what_is_noise(accuracies: dict[int, list[float]], says: str) -> None:
-    plan = Simulation(TuneConfig(num_trials=1, scheduler="fifo", confirm=0)).plan
-    for number, values in accuracies.items():
-        for value in values:
-            row = {"trial": len(plan.trials), "repeats": number, "final_accuracy": value}
-            plan.trials.append(Planned("confirm", {}, {}, number))
-            plan.tell({**row, "status": "ok"})
-    assert says in plan.verdict()
-    assert bool(plan.verdict()) == bool(accuracies)
+def test_settings_that_contradict_each_other_are_refused(settings: Any, says: str) -> None:
+    study = TuneConfig(**settings)
+    with pytest.raises(UserError) as caught:
+        search.check(study, search.parse(study.dimensions(), BASE))
+    assert says in str(caught.value)

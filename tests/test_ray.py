@@ -168,6 +168,23 @@ def test_a_population_copies_its_best(storage: Path, mnist: Mnist) -> None:
     assert not (storage / "pbt" / "best.yaml").exists()
 
 
+def test_a_population_goes_on_without_one_that_diverged(storage: Path) -> None:
+    # A weight decay of 1 times a rate of 10 turns each weight into -9 times itself, at every step.
+    wild = ["--weight-decay", "1", "--no-batch-norm", "--schedule", "constant", "--epochs", "3"]
+    space = [
+        "--space",
+        "lr=choice(10, 0.01)",
+        "--search",
+        "grid",
+        "--space",
+        "momentum=choice(0.5, 0.6)",
+    ]
+    flags = [*SMALL, "--batch-size", "10", *wild, *space, "--scheduler", "pbt", "--no-nesterov"]
+    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "lost"]) == 0
+    rows = table(storage / "lost")
+    assert sorted(row["status"] for row in rows) == ["diverged", "diverged", "ok", "ok"]
+
+
 def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:
     space = [
         "--space",

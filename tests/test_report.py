@@ -86,7 +86,7 @@ def test_the_page_needs_nothing_from_outside(study: Path) -> None:
     assert not re.findall(r"(?:src|href)=[\"']?https?:", page)
     assert "a &lt;fast&gt; one" in page
     assert "<fast>" not in page
-    for title in ("with fresh seeds", "epoch by epoch", "Against each", "at once", "What mattered"):
+    for title in ("With fresh seeds", "epoch by epoch", "Against each", "at once", "What mattered"):
         assert title in page
     for title in ("best so far", "Where the time went", "gets wrong", "Its mistakes, all"):
         assert title in page

@@ -82,8 +82,11 @@ def test_a_population_stays_within_its_space() -> None:
     ("settings", "says"),
     [
         ({"space": {"batch_size": "choice(64, 128)"}}, "space has batch_size, but the scheduler"),
+        ({"search": "tpe"}, "search is tpe, but"),
+        ({"time_budget": 60}, "time_budget is 60.0, but the scheduler pbt keeps to none"),
+        ({"search": "grid", "space": {"lr": "choice(0.1)"}}, "needs 2 or more"),
         ({"confirm": 1}, "confirm is 1, but what wins under the scheduler pbt"),
-        ({"workers_per_trial": 2}, "only trials with 1 worker"),
+        ({"workers_per_trial": 2}, "trials with 1 worker"),
         ({"num_trials": 1}, "a population of the scheduler pbt needs 2 or more"),
     ],
 )
