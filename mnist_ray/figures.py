@@ -1,18 +1,15 @@
 """The report's figures, one function each: rows of the results tables in, a Plotly figure out, or
 None where there is nothing to show. Neither torch nor Ray is imported.
-
-Accuracies lie on a scale of their logarithmic error, so that 99 % and 99.5 % are as far apart as
-98 % and 99 %.
 """
 
 import itertools
-import math
 from statistics import fmean, stdev
-from typing import Any
 
 import optuna
 import pandas as pd
 import plotly.graph_objects as go
+
+from mnist_ray import axes
 
 BLUE, ORANGE, GREEN, GREY = "#3A93D0", "#D55E00", "#009E73", "#888888"
 """Colours that the colour-blind can tell apart (after Wong, Nature Methods 8, 2011, p. 441), on
@@ -22,13 +19,6 @@ COLOURS = {"screen": GREY, "search": BLUE, "confirm": GREEN, "final": ORANGE}
 
 ENOUGH = 10
 """Trials from which an importance is worth showing."""
-
-TICKS = (0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
-
-
-def height(accuracy: float) -> float:
-    """Where an accuracy lies on the axis; a perfect one as if it had one error in 20,000 images."""
-    return -math.log10(max(1 - accuracy, 0.5e-4))
 
 
 def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go.Figure | None:
@@ -52,7 +42,7 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
         name = "the winner" if number == winner else phase
         figure.add_scatter(
             x=of_trial["epoch"],
-            y=[height(accuracy) for accuracy in of_trial[score]],
+            y=[axes.height(accuracy) for accuracy in of_trial[score]],
             customdata=[[accuracy] for accuracy in of_trial[score]],
             mode="lines+markers",
             name=name,
@@ -72,7 +62,7 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
         )
         shown.add(name)
     figure.update_xaxes(title="epoch", dtick=1 if epochs["epoch"].max() <= 12 else None)
-    return _accuracy_axis(figure, epochs[score], "y")
+    return axes.accuracy_axis(figure, epochs[score])
 
 
 def against(trials: pd.DataFrame, field: str, winner: int | None) -> go.Figure | None:
@@ -81,8 +71,8 @@ def against(trials: pd.DataFrame, field: str, winner: int | None) -> go.Figure |
     for phase, rows in _by_phase(trials):
         is_winner = rows["trial"] == winner
         figure.add_scatter(
-            x=_axis_values(rows[field]),
-            y=[height(accuracy) for accuracy in rows["best_accuracy"]],
+            x=axes.axis_values(rows[field]),
+            y=[axes.height(accuracy) for accuracy in rows["best_accuracy"]],
             customdata=rows[["trial", "best_accuracy"]],
             mode="markers",
             name=phase,
@@ -99,12 +89,12 @@ def against(trials: pd.DataFrame, field: str, winner: int | None) -> go.Figure |
         return None
     figure.update_xaxes(title=field)
     if trials[field].nunique() <= 6:
-        figure.update_xaxes(tickvals=_axis_values(trials[field].drop_duplicates()))
-    if _is_logarithmic(trials[field]):
-        ticks = _round_values(trials[field])
+        figure.update_xaxes(tickvals=axes.axis_values(trials[field].drop_duplicates()))
+    if axes.is_logarithmic(trials[field]):
+        ticks = axes.round_values(trials[field])
         figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     figure.update_layout(height=300, showlegend=False)
-    return _accuracy_axis(figure, trials["best_accuracy"], "y")
+    return axes.accuracy_axis(figure, trials["best_accuracy"])
 
 
 def parallel(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
@@ -112,21 +102,21 @@ def parallel(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
     _, rows = max(_by_phase(trials), key=lambda pair: len(pair[1]), default=("", trials[:0]))
     if len(rows) < 2 or not fields:
         return None
-    heights = [height(accuracy) for accuracy in rows["best_accuracy"]]
-    axes = [_parallel_axis(rows[field], field) for field in fields]
-    ticks = [tick for tick in TICKS if min(heights) <= height(tick) <= max(heights)]
-    axes.append(
+    heights = [axes.height(accuracy) for accuracy in rows["best_accuracy"]]
+    dimensions = [axes.parallel_axis(rows[field], field) for field in fields]
+    ticks = [tick for tick in axes.TICKS if min(heights) <= axes.height(tick) <= max(heights)]
+    dimensions.append(
         {
             "label": "accuracy",
             "values": heights,
-            "tickvals": [height(tick) for tick in ticks] or None,
+            "tickvals": [axes.height(tick) for tick in ticks] or None,
             "ticktext": [f"{100 * tick:.4g} %" for tick in ticks],
         }
     )
     line = {"color": heights, "colorscale": [[0, GREY], [0.5, BLUE], [1, ORANGE]]}
     figure = go.Figure(
         go.Parcoords(
-            dimensions=axes,
+            dimensions=dimensions,
             line=line,
             labelangle=0,
             rangefont={"size": 1, "color": "rgba(0,0,0,0)"},  # the ends, in all their digits
@@ -150,7 +140,7 @@ def best_so_far(trials: pd.DataFrame) -> go.Figure | None:
     minutes = (rows["ended"] - rows["started"]).dt.total_seconds() / 60
     figure.add_scatter(
         x=minutes,
-        y=[height(accuracy) for accuracy in rows["best_accuracy"].cummax()],
+        y=[axes.height(accuracy) for accuracy in rows["best_accuracy"].cummax()],
         mode="lines",
         line={"shape": "hv", "color": ORANGE, "width": 2},
         name="best so far",
@@ -159,7 +149,7 @@ def best_so_far(trials: pd.DataFrame) -> go.Figure | None:
     for phase, some in _by_phase(rows):
         figure.add_scatter(
             x=minutes[some.index],
-            y=[height(accuracy) for accuracy in some["best_accuracy"]],
+            y=[axes.height(accuracy) for accuracy in some["best_accuracy"]],
             customdata=some[["trial", "best_accuracy"]],
             mode="markers",
             name=phase,
@@ -167,7 +157,7 @@ def best_so_far(trials: pd.DataFrame) -> go.Figure | None:
             hovertemplate="trial %{customdata[0]}: %{customdata[1]:.2%}<extra></extra>",
         )
     figure.update_xaxes(title="minutes since the study began", rangemode="tozero")
-    return _accuracy_axis(figure, rows["best_accuracy"], "y")
+    return axes.accuracy_axis(figure, rows["best_accuracy"])
 
 
 def importance(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
@@ -178,12 +168,12 @@ def importance(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
     if len(rows) < ENOUGH or not fields or rows["best_accuracy"].nunique() == 1:
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    spaces = {field: _distribution(rows[field]) for field in fields}
+    spaces = {field: axes.distribution(rows[field]) for field in fields}
     study = optuna.create_study(direction="maximize")
     for _, row in rows.iterrows():
         # Ranks rather than accuracies, or one that diverged would be all that there is to explain.
         params = {
-            field: label(row[field])
+            field: axes.label(row[field])
             if isinstance(spaces[field], optuna.distributions.CategoricalDistribution)
             else row[field]
             for field in fields
@@ -315,88 +305,3 @@ def _scored(epochs: pd.DataFrame) -> str | None:
         if name in epochs and epochs[name].notna().any():
             return name
     return None
-
-
-def _accuracy_axis(figure: go.Figure, accuracies: pd.Series, axis: str) -> go.Figure:
-    low, high = height(accuracies.min()), height(accuracies.max())
-    margin = 0.05 * (high - low) + 0.02
-    ticks = [tick for tick in TICKS if low - margin <= height(tick) <= high + margin]
-    if len(ticks) < 2:
-        ticks = sorted({round(accuracies.min(), 4), round(accuracies.max(), 4)})
-    getattr(figure, f"update_{axis}axes")(
-        title="accuracy",
-        range=[low - margin, high + margin],
-        tickvals=[height(tick) for tick in ticks],
-        ticktext=[f"{100 * tick:.4g} %" for tick in ticks],
-    )
-    return figure
-
-
-def _is_numeric(values: pd.Series) -> bool:
-    """Whether all are numbers; a field that may be none has NaN for it, which no axis can place."""
-    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    return bool(is_number and values.notna().all())
-
-
-def label(value: Any) -> str:
-    """A value of a config's field as people write it; pandas turns none into NaN, 64 into 64.0."""
-    if pd.isna(value):
-        return "none"
-    if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
-    return str(value)
-
-
-def _is_logarithmic(values: pd.Series) -> bool:
-    """Whether they lie more evenly on a logarithmic axis than on a linear one. Their range alone
-    does not tell: uniform(0, 0.5) has a smallest value near 0 too."""
-    if not _is_numeric(values) or values.min() <= 0 or values.max() / values.min() < 8:
-        return False
-
-    def lopsided(values: pd.Series) -> float:
-        share = (values.mean() - values.min()) / (values.max() - values.min())
-        return abs(float(share) - 0.5)
-
-    return lopsided(values.map(math.log10)) < lopsided(values)
-
-
-def _axis_values(values: pd.Series) -> list[Any]:
-    return list(values) if _is_numeric(values) else [label(value) for value in values]
-
-
-def _round_values(values: pd.Series) -> list[float]:
-    """1, 2, 5, 10, … within a logarithmic range; where these are many, the powers of ten."""
-    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
-    ticks = [m * 10.0**e for e in range(low, high + 1) for m in (1, 2, 5)]
-    ticks = [tick for tick in ticks if values.min() <= tick <= values.max()]
-    return ticks if len(ticks) <= 6 else [tick for tick in ticks if f"{tick:e}"[0] == "1"]
-
-
-def _parallel_axis(values: pd.Series, name: str) -> dict[str, Any]:
-    if _is_logarithmic(values):
-        ticks = _round_values(values)
-        return {
-            "label": name,
-            "values": [math.log10(value) for value in values],
-            "tickvals": [math.log10(tick) for tick in ticks],
-            "ticktext": [f"{tick:g}" for tick in ticks],
-        }
-    if _is_numeric(values):
-        return {"label": name, "values": list(values)}
-    names = sorted({label(value) for value in values})
-    return {
-        "label": name,
-        "values": [names.index(label(value)) for value in values],
-        "tickvals": list(range(len(names))),
-        "ticktext": names,
-    }
-
-
-def _distribution(values: pd.Series) -> optuna.distributions.BaseDistribution:
-    if not _is_numeric(values):
-        names = tuple(sorted({label(value) for value in values}))
-        return optuna.distributions.CategoricalDistribution(names)
-    log = _is_logarithmic(values)
-    if pd.api.types.is_integer_dtype(values):
-        return optuna.distributions.IntDistribution(int(values.min()), int(values.max()), log=log)
-    return optuna.distributions.FloatDistribution(values.min(), values.max(), log=log)

@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mnist_ray import errors, figures, results, tables
+from mnist_ray import axes, errors, figures, results, tables
 
 MOST_MISTAKES = 60
 
@@ -215,7 +215,7 @@ def _summary(
     best = trials[trials["trial"] == winner]
     if len(best):
         row = best.iloc[0]
-        values = ", ".join(f"{name} {figures.label(row[name])}" for name in fields)
+        values = ", ".join(f"{name} {axes.label(row[name])}" for name in fields)
         lines["winner"] = f"trial {winner}" + (f": {values}" if values else "")
         what = {"holdout": "held-out", "test": "test"}[row["scored_on"]]
         lines[f"{what} accuracy"] = (

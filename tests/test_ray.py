@@ -128,6 +128,14 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
     assert "name study is taken" in capfd.readouterr().err
     assert table(folder) == rows
 
+    # One at a time, the same configurations are sampled, and the same come out on top.
+    assert errors.run(tune.main, [*flags, "--name", "one", "--max-concurrent", "1"]) == 0
+    course = ("phase", "lr", "momentum", "dropout", "seed", "repeats", "final_accuracy")
+    alone = table(storage / "one")
+    assert [[row[name] for name in course] for row in alone] == [
+        [row[name] for name in course] for row in rows
+    ]
+
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's, of its own packages
 def test_without_confirmation_the_best_trial_is_scored_once(storage: Path, mnist: Mnist) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from mnist_ray import errors, figures, report, results, tables
+from mnist_ray import axes, errors, figures, report, results, tables
 from mnist_ray.config import TrainConfig
 
 STARTED = pd.Timestamp("2026-01-01T12:00:00Z")
@@ -121,7 +121,7 @@ def test_the_best_so_far_never_falls(study: Path) -> None:
     assert figure is not None
     heights = list(figure.data[0].y)
     assert heights == sorted(heights)
-    assert heights[-1] == figures.height(0.98)
+    assert heights[-1] == axes.height(0.98)
     # Its 14 trials; a seed of the confirmation that was lucky is nothing new found.
     assert list(figure.data[0].x) == list(range(1, 15))
 
@@ -178,9 +178,9 @@ def test_a_field_that_may_be_none(phase: str, tmp_path: Path) -> None:
 
 def test_a_linear_range_that_begins_near_zero_is_linear() -> None:
     linear = pd.Series([0.01 + i / 40 for i in range(20)])
-    assert not figures._is_logarithmic(linear)
-    assert figures._is_logarithmic(pd.Series([0.001 * 1.5**i for i in range(20)]))
-    assert figures._is_logarithmic(pd.Series([0.001, 0.01, 0.1]))
+    assert not axes.is_logarithmic(linear)
+    assert axes.is_logarithmic(pd.Series([0.001 * 1.5**i for i in range(20)]))
+    assert axes.is_logarithmic(pd.Series([0.001, 0.01, 0.1]))
 
 
 def test_a_failed_trial_says_why_and_hides_nothing(tmp_path: Path) -> None:
@@ -258,6 +258,6 @@ def test_it_needs_neither_torch_nor_ray() -> None:
 
 def test_accuracies_keep_their_order_on_the_axis() -> None:
     accuracies = [0.0, 0.1, 0.9, 0.99, 0.995, 1.0]
-    heights = [figures.height(accuracy) for accuracy in accuracies]
+    heights = [axes.height(accuracy) for accuracy in accuracies]
     assert heights == sorted(set(heights))
     assert isinstance(figures.confusion(pd.DataFrame({"label": [0], "guess": [0]})), go.Figure)

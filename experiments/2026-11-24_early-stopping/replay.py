@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import spearmanr
 
-from mnist_ray import schedulers
-from mnist_ray.config import TuneConfig
+from mnist_ray import schedulers, search
+from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
+from mnist_ray.plan import Plan
 
 HERE = Path(__file__).parent
 KEEP = 4
@@ -31,7 +32,9 @@ class Trial:
 
 def stopped_on_the_way(name: str, weights: str) -> tuple[int, list[int]]:
     """Epochs spent, and the trials that came to their end, two at a time, in order."""
-    policy = schedulers.scheduler(TuneConfig(scheduler=name), EPOCHS)
+    study = TuneConfig(scheduler=name)
+    recipe = TrainConfig(**{**STUDY_RECIPE, "epochs": int(EPOCHS)})
+    policy = schedulers.scheduler(Plan(study, recipe, search.parse(study.dimensions(), recipe)))
     seen = FULL.set_index(["trial", "epoch"])[weights]
     waiting, running, ended, spent = list(TRIALS), [], [], 0
     while waiting or running:
