@@ -328,6 +328,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_running(
     """On a cluster of its own."""
     env = {**os.environ, "RAY_ADDRESS": "local"} if alone else dict(os.environ)
     flags = ["--epochs", "50", "--storage", str(storage), "--name", "long"]
+    flags += ["--scheduler", "fifo"] if command == "tune" else []
     before = _raylets()
     running = subprocess.Popen(
         [sys.executable, "-u", "-m", f"mnist_ray.{command}", *flags, "--train-size", "2000"],
