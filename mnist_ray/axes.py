@@ -24,8 +24,9 @@ def accuracy_axis(figure: go.Figure, accuracies: pd.Series) -> go.Figure:
     low, high = height(accuracies.min()), height(accuracies.max())
     margin = 0.05 * (high - low) + 0.02
     ticks = [tick for tick in TICKS if low - margin <= height(tick) <= high + margin]
-    if len(ticks) < 2:
-        ticks = sorted({round(accuracies.min(), 4), round(accuracies.max(), 4)})
+    if len(ticks) < 3:  # a narrow range: every tenth of a point, or fewer
+        ticks = [i / 1000 for i in range(1000) if low - margin <= height(i / 1000) <= high + margin]
+        ticks = ticks[:: len(ticks) // 6 + 1]
     figure.update_yaxes(
         title="accuracy",
         range=[low - margin, high + margin],

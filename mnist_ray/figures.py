@@ -88,7 +88,7 @@ def against(trials: pd.DataFrame, field: str, winner: int | None) -> go.Figure |
     if not figure.data:
         return None
     figure.update_xaxes(title=field)
-    if trials[field].nunique() <= 6:
+    if trials[field].nunique() <= 6 and not pd.api.types.is_float_dtype(trials[field]):
         figure.update_xaxes(tickvals=axes.axis_values(trials[field].drop_duplicates()))
     if axes.is_logarithmic(trials[field]):
         ticks = axes.round_values(trials[field])
