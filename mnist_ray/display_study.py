@@ -154,7 +154,7 @@ class Study:
             f"{ended} trials done, {len(running)} running, {to_come} to come"
             f"  best {f'{max(accuracies):.2%}' if accuracies else '-'}"
             f"  {minutes(time.monotonic() - self.began)}"
-            + (f", at most {minutes(left)} to go" if left else "")
+            + (f", about {minutes(left)} to go" if left else "")
         )
         for number, trial in running.items():
             row = self.latest.get(number)

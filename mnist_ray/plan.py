@@ -138,7 +138,8 @@ class Plan:
         return next(iter([*self.confirmed(), *self.ranked("search")]), None)
 
     def seconds_left(self) -> float | None:
-        """At most, by the trials that ended so far; None before the first."""
+        """An estimate, by the trials that ended so far, as if none to come were stopped early; None
+        before the first."""
         to_come = self.outline()
         for i in list(self.rows):  # a copy, because the display asks from a thread of its own
             to_come[self.trials[i].phase] -= 1

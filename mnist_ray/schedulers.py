@@ -81,7 +81,6 @@ class Population(_SearchOnly, PopulationBasedTraining):  # type: ignore[misc]
     wait for each other, so that none is compared with what others were earlier."""
 
     def __init__(self, dimensions: dict[str, Dimension], **how: Any) -> None:
-        how.pop("grace_period", None)
         super().__init__(
             hyperparam_mutations={name: _domain(dim) for name, dim in dimensions.items()},
             custom_explore_fn=lambda config: {**config, **_within(dimensions, config)},
@@ -128,11 +127,11 @@ def _within(dimensions: dict[str, Dimension], config: dict[str, Any]) -> dict[st
 def scheduler(plan: Plan) -> TrialScheduler:
     """When to stop a trial, or to change it."""
     study, max_epochs = plan.study, plan.epochs
-    how: dict[str, Any] = {"time_attr": "epoch", "metric": METRIC, "mode": "max", "grace_period": 1}
+    how: dict[str, Any] = {"time_attr": "epoch", "metric": METRIC, "mode": "max"}
     if study.scheduler == "asha" and max_epochs > 1:
-        return Asha(max_t=max_epochs, reduction_factor=3, **how)
+        return Asha(max_t=max_epochs, reduction_factor=3, grace_period=1, **how)
     if study.scheduler == "median":
-        return Median(**how)
+        return Median(grace_period=1, **how)
     if study.scheduler == "pbt":
         random.seed(plan.base.seed)  # Tune's own draws from these two
         np.random.seed(plan.base.seed)

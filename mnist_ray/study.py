@@ -6,6 +6,7 @@ trial's own process; one with more launches a TorchTrainer, which takes some 16 
 
 import os
 from datetime import datetime, timezone
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -166,7 +167,9 @@ def study(
         raise RunFailed(f"no trial has a result ({'; '.join(sorted(outcomes))}); see {folder}.")
     best = plan.rows[winner]
     finals = [plan.rows[i] for i in plan.ranked("final")]
-    saved = checkpoint.load(folder / min(finals, key=_number, default=best)["checkpoint"])
+    saved = checkpoint.load(
+        folder / min(finals, key=itemgetter("trial"), default=best)["checkpoint"]
+    )
     network, test = scoring.load_model(saved), data.test_part(mnist)
     tables.write_predictions(folder, scoring.predictions(network, test))
     if not finals:
@@ -178,11 +181,6 @@ def study(
         recipe.write_text(_recipe(base, dimensions, best), encoding="utf-8")
     show.end(folder, recipe)
     return best
-
-
-def _number(row: tables.Row) -> int:
-    number: int = row["trial"]
-    return number
 
 
 def _concurrency(study: TuneConfig, share: cluster.Share) -> int:
