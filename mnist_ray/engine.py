@@ -6,6 +6,7 @@ passes its rank, the number of workers and a `wrap` that synchronises gradients.
 
 import ctypes
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -198,6 +199,33 @@ def prepare_process(threads: int) -> None:
         libc.mallopt(trim_threshold, 512 << 20)
     except (OSError, AttributeError):
         pass  # not glibc: nothing to tune
+
+
+def wait_awake(parallel: nn.Module) -> nn.Module:
+    """Let DistributedDataParallel on CPUs average gradients without going to sleep; returns it.
+
+    The average takes half a millisecond, and a step ten. A core that sleeps meanwhile is woken up
+    to five milliseconds late, four times in ten on a virtual machine.
+    """
+
+    def average(
+        _: object,
+        bucket: dist.GradBucket,  # type: ignore[name-defined]
+    ) -> torch.futures.Future[Tensor]:
+        gradients = bucket.buffer()
+        gradients /= dist.get_world_size()
+        work = dist.all_reduce(gradients, async_op=True)
+        while not work.is_completed():
+            os.sched_yield()  # to the thread that talks to the other workers
+        work.wait()  # raises where one of them is gone
+        done: torch.futures.Future[Tensor] = torch.futures.Future()
+        done.set_result(gradients)
+        return done
+
+    on_cpu = next(parallel.parameters()).device.type == "cpu"
+    if on_cpu and isinstance(parallel, nn.parallel.DistributedDataParallel):
+        parallel.register_comm_hook(None, average)
+    return parallel
 
 
 def _predictions(

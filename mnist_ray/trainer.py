@@ -70,10 +70,12 @@ def worker(job: dict[str, Any]) -> None:
         device=ray.train.torch.get_device(),
         rank=rank,
         world_size=world_size,
-        wrap=lambda network: ray.train.torch.prepare_model(
-            network,
-            # The engine averages these once an epoch; DDP would send rank 0's at every step.
-            parallel_strategy_kwargs={"broadcast_buffers": False},
+        wrap=lambda network: engine.wait_awake(
+            ray.train.torch.prepare_model(
+                network,
+                # The engine averages these once an epoch; DDP would send rank 0's at every step.
+                parallel_strategy_kwargs={"broadcast_buffers": False},
+            )
         ),
         on_step=on_step,
         on_epoch=on_epoch,

@@ -183,7 +183,8 @@ def train_as(rank: int, world_size: int, config: TrainConfig, mnist: Mnist) -> d
 
     def wrap(network: nn.Module) -> nn.Module:
         networks.append(network)
-        return FrozenNorm(network, DistributedDataParallel(network) if world_size > 1 else network)
+        parallel = DistributedDataParallel(network) if world_size > 1 else network
+        return FrozenNorm(network, engine.wait_awake(parallel))
 
     def on_step(epoch: int, step: int, steps: int) -> None:
         if step in (1, steps):
