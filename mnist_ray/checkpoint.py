@@ -1,9 +1,11 @@
 """A checkpoint: a folder with one file, written whole or not at all, read without running code."""
 
+import contextlib
 import io
 import os
 import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +15,17 @@ from mnist_ray.config import TrainConfig, build
 from mnist_ray.errors import UserError, usable
 
 FILE = "checkpoint.pt"
-FORMAT = 1
+FORMAT = 2
 """Raised by one when a reader of the format before could not make sense of the file."""
 
 
 class Checkpoint(NamedTuple):
-    """`state` is what `engine.fit` takes as `start`; `metrics` are those of its epoch."""
+    """`state` is what `engine.fit` takes as `start`. `epochs` are the metrics of every epoch up to
+    it, so that a run that goes on from here has its whole history."""
 
     state: dict[str, Any]
     config: TrainConfig
-    metrics: dict[str, Any]
+    epochs: list[dict[str, Any]]
     split_hash: str
 
 
@@ -33,6 +36,16 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     partial = folder / f".{FILE}.{os.getpid()}"
     torch.save(content, partial)
     os.replace(partial, folder / FILE)
+
+
+def whole(folders: Iterable[Path]) -> dict[Path, Checkpoint]:
+    """The checkpoints among `folders`, that of the most epochs last. What a kill left half-written
+    is passed over."""
+    found = {}
+    for folder in folders:
+        with contextlib.suppress(UserError):
+            found[folder] = load(folder)
+    return dict(sorted(found.items(), key=lambda pair: pair[1].state["epoch"]))
 
 
 def load(folder: Path) -> Checkpoint:
@@ -63,7 +76,7 @@ def load(folder: Path) -> Checkpoint:
         raise UserError(f"checkpoint {path} was written by another version of mnist_ray.")
     try:
         saved = Checkpoint(**{**content, "config": build(TrainConfig, content["config"])})
-        saved.state["model"], saved.state["optimizer"], saved.state["epoch"]
+        saved.state["model"], saved.state["optimizer"], saved.epochs[saved.state["epoch"] - 1]
     except (UserError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"checkpoint {path} is not a checkpoint of mnist_ray: {error}") from None
     return saved

@@ -120,6 +120,14 @@ class RunConfig(Config):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Name of the run's folder; none makes one from the time.",
     )
+    resume: bool = Field(False, description="Go on with the run of this name where it stopped.")
+    max_failures: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="Times a training run, or each trial of a study, is started again from its last"
+        " checkpoint after it failed or its machine was lost.",
+    )
     verbose: bool = Field(False, description="Ray's own output, and tracebacks.")
 
 

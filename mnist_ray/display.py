@@ -66,6 +66,17 @@ class Training:
     ) -> None:
         self.progress.stop()
 
+    def go_on(self, epochs: int, lost: bool) -> None:
+        """The workers begin, after `epochs` that are done."""
+        after = f"going on after epoch {epochs}" if epochs else "starting again"
+        if lost:
+            self.console.print(f"a worker was lost; {after}")
+        elif epochs:
+            self.console.print(after)
+
+    def stopped(self, resume: str) -> None:
+        self.console.print(f"\nTo go on with it:\n  {resume}")
+
     def step(self, epoch: int, step: int, steps: int) -> None:
         self.progress.update(
             self.bar, description=f"epoch {epoch}/{self.epochs}", completed=step, total=steps

@@ -9,7 +9,7 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from mnist_ray import results, tables
+from mnist_ray import results, runs, tables
 from mnist_ray.cluster import Share
 from mnist_ray.display import console, described_workers, recipe
 from mnist_ray.plan import Plan, Planned
@@ -54,6 +54,8 @@ class Study:
         }
         for phase, count in trials.items():
             self.console.print(f"  {phase:<9}{count:>4} {what[phase]}")
+        if plan.rows:
+            self.console.print(f"going on after {len(plan.rows)} trials that are done")
         space = study.dimensions()
         self.console.print("over")
         for name, spec in space.items():
@@ -81,6 +83,18 @@ class Study:
     def epoch(self, row: dict[str, Any]) -> None:
         self.latest[row["trial"]] = row
 
+    def again(self, number: int, epochs: int, why: str) -> None:
+        after = f"goes on after epoch {epochs}" if epochs else "starts again"
+        self.console.print(
+            f"{self.plan.trials[number].phase:<7} {number:>3}  {after}: it failed ({why})"
+        )
+
+    def stopped(self, folder: Path, resume: str) -> None:
+        """What a study that did not come to its end has found so far."""
+        if self.plan.rows:
+            self._table(folder, "status != ''")
+        self.console.print(f"tables  {folder}\n\nTo go on with it:\n  {resume}")
+
     def end_trial(self, row: dict[str, Any]) -> None:
         trial = self.running.pop(row["trial"])
         if row["status"] == "failed":
@@ -103,11 +117,7 @@ class Study:
         number = plan.winner()
         assert number is not None
         best = plan.rows[number]
-        table = tables.read(folder)
-        competed = results.where(table, "phase == 'search' or status in ('diverged', 'failed')")
-        self.console.print(
-            f"\n{results.render(results.summary(results.ranked(competed)), 'table')}\n"
-        )
+        self._table(folder, "phase == 'search' or status in ('diverged', 'failed')")
         for skipped in plan.skipped:
             self.console.print(f"the time budget left no room for {skipped}")
         self.console.print(
@@ -131,7 +141,7 @@ class Study:
             )
         self.console.print(
             f"checkpoint       {folder / saved}\n"
-            f"tables           {folder}\n"
+            f"tables           {folder}, {runs.size(folder) / 1e6:,.1f} MB with its checkpoints\n"
             f"time             {minutes(time.monotonic() - self.began)}\n\n"
             "Next:\n"
             f"  python -m mnist_ray.results {shlex.quote(str(folder))} --report report.html\n"
@@ -141,6 +151,10 @@ class Study:
             self.console.print(
                 f"  python -m mnist_ray.train --config {shlex.quote(str(recipe_file))} --holdout 0"
             )
+
+    def _table(self, folder: Path, condition: str) -> None:
+        rows = results.ranked(results.where(tables.read(folder), condition))
+        self.console.print(f"\n{results.render(results.summary(rows), 'table')}\n")
 
     def _running(self) -> Table:
         # In Rich's own thread: copies, because the study goes on.

@@ -1,6 +1,9 @@
-"""How a command ends: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
+"""How a command ends: 0 done, 1 a run failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
 
+import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +18,36 @@ class RunFailed(Exception):
     is 1."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """By a signal other than Ctrl-C's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"by {signal.Signals(number).name}")
+        self.number = number
+
+
+def heed_signals() -> None:
+    """Let SIGTERM, and SIGHUP of a terminal that closes, end a command as Ctrl-C does. Once more
+    after Ray has started, which takes SIGTERM for itself."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    if number == signal.SIGHUP:  # nobody reads any more, and writing would fail
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+    raise Interrupted(number)
+
+
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Call `command` with the arguments and return its exit code. Bugs are let through; the flag
     `--verbose` shows the traceback of other errors too."""
     argv = sys.argv[1:] if argv is None else argv
+    heed_signals()
     try:
         command(argv)
     except (UserError, RunFailed) as error:
@@ -26,9 +55,9 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(" ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
+        return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         sys.stderr.close()
         return 0

@@ -7,45 +7,70 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_ray.config import Config, Seconds, bounds, build, read_yaml
+from mnist_ray import runs
+from mnist_ray.config import Config, RunConfig, Seconds, bounds, build, read_yaml, shown
 from mnist_ray.errors import UserError, usable
+
+MAY_CHANGE = ("time_budget", "track")
+"""What a run that is resumed need not have begun with, besides the fields of RunConfig."""
 
 
 def parse(
     argv: Sequence[str],
+    kind: str,
     *classes: type[Config],
-    prog: str,
     description: str,
     defaults: Mapping[str, Any] | None = None,
     hide: Sequence[str] = (),
 ) -> list[Any]:
-    """One validated config of each class from `argv`.
+    """One validated config of each class from the flags of the command `kind`; the last is a
+    RunConfig.
 
     A flag wins over the recipe file, the file over `defaults`, those over the fields' own. Fields
-    in `hide` can be set by neither. Raises UserError; argparse exits with 2 on an unknown flag.
+    in `hide` can be set by neither. A run that is resumed has the settings that it began with, and
+    others may not be given. Raises UserError; argparse exits with 2 on an unknown flag.
     """
     defaults = defaults or {}
     owners = {name: cls for cls in classes for name in cls.model_fields if name not in hide}
-    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m mnist_ray.{kind}", description=description, allow_abbrev=False
+    )
     parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of these fields.")
     for name, cls in owners.items():
         _add_flag(parser, name, cls.model_fields[name], defaults)
-    given = vars(parser.parse_args(argv))
-    recipe = given.pop("config")
-    values = dict(defaults)
-    if recipe:
-        values.update(read_yaml(usable("config", recipe)))
-    values.update({name: value for name, value in given.items() if value is not None})
-    if given.get("space"):
-        values["space"] = dict(_dimension(text) for text in given["space"])
-    if unknown := sorted(set(values) - set(owners)):
+    flags = vars(parser.parse_args(argv))
+    recipe = flags.pop("config")
+    given = read_yaml(usable("config", recipe)) if recipe else {}
+    given |= {name: value for name, value in flags.items() if value is not None}
+    if flags.get("space"):
+        given["space"] = dict(_dimension(text) for text in flags["space"])
+    if unknown := sorted(set(given) - set(owners)):
         raise UserError(
             f"{unknown[0]} in {recipe} is not a field; the fields are {', '.join(owners)}."
         )
-    return [
-        build(cls, {name: values[name] for name in values if owners[name] is cls})
-        for cls in classes
-    ]
+
+    def configs(values: Mapping[str, Any]) -> list[Any]:
+        return [
+            build(cls, {name: values[name] for name in values if owners[name] is cls})
+            for cls in classes
+        ]
+
+    asked = configs({**defaults, **given})
+    if not asked[-1].resume:
+        return asked
+    began = runs.settings(asked[-1], kind)
+    if unknown := sorted(set(began) - set(owners)):
+        raise UserError(f"{unknown[0]} in {kind}.yaml is not a field of this version.")
+    free = (*RunConfig.model_fields, *MAY_CHANGE)
+    resumed = configs({**began, **{name: given[name] for name in given if name in free}})
+    for old, new in zip(resumed, asked, strict=True):
+        for name in given:
+            if name in type(new).model_fields and getattr(old, name) != getattr(new, name):
+                raise UserError(
+                    f"{name} is {shown(getattr(new, name))}, but {asked[-1].name} began with"
+                    f" {shown(getattr(old, name))}; leave it out, or choose another --name."
+                )
+    return resumed
 
 
 def _add_flag(

@@ -8,11 +8,12 @@ final    the best of those on all training images, scored on the test set
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from mnist_ray.config import TRAIN_IMAGES, TrainConfig, TuneConfig
+from mnist_ray.errors import UserError
 from mnist_ray.search import Dimension, Sampler, tpe_lag
 from mnist_ray.tables import Row
 
@@ -47,10 +48,12 @@ class Plan:
         base: TrainConfig,
         dimensions: dict[str, Dimension],
         concurrent: int = 1,
+        recorded: Iterable[Row] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.base, self.concurrent, self.clock = study, base, concurrent, clock
         self.dimensions = dimensions
+        self.recorded = {row["trial"]: row for row in recorded}
         if study.search == "tpe":  # which waits for more to have ended
             self.concurrent = min(concurrent, tpe_lag(study))
         self.sampler = Sampler(study, dimensions, base.seed)
@@ -114,6 +117,23 @@ class Plan:
     def tell(self, row: Row) -> None:
         """The row of the trials table of a trial that ended."""
         self.rows[row["trial"]] = row
+
+    def replay(self) -> list[int]:
+        """Take the course again that led to the recorded rows. Returns the trials that had begun by
+        then and not ended; raises UserError where the rows are not of this plan."""
+        while len(self.rows) < len(self.recorded):
+            planned = self.next()
+            number = len(self.trials) - 1
+            row = self.recorded.get(number)
+            if planned is None or (row and not _is_of(row, planned)):
+                raise UserError(
+                    f"trial {number} of the results table is not the one that these settings lead"
+                    " to; resume a study with the versions that it began with, and leave its files"
+                    " as they are."
+                )
+            if row:
+                self.tell(row)
+        return [number for number in range(len(self.trials)) if number not in self.rows]
 
     def ranked(self, phase: str) -> list[int]:
         """The trials of `phase` that have a result, the best first."""
@@ -187,6 +207,8 @@ class Plan:
         budget = self.study.time_budget
         if budget is None:
             return True
+        if later := [number for number in self.recorded if number >= len(self.trials)]:
+            return bool(self.recorded[min(later)]["phase"] == phase)  # as it was decided then
         outline = self.outline()
         again = {each: n for each, n in outline.items() if each in ("confirm", "final")}
         confirming = self._seconds(again)
@@ -230,3 +252,8 @@ class Plan:
 
     def _accuracies(self) -> dict[int, float | None]:
         return {i: row["best_accuracy"] for i, row in self.rows.items()}
+
+
+def _is_of(row: Row, planned: Planned) -> bool:
+    values = {**planned.changes, "phase": planned.phase, "repeats": planned.repeats}
+    return all(row.get(name) == value for name, value in values.items())

@@ -1,6 +1,7 @@
 """What a study's driver notes down as its trials go: the rows of the results tables."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -11,13 +12,14 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
-from mnist_ray import display_study, tables
+from mnist_ray import display_study, runs, tables
 from mnist_ray.config import TrainConfig
 from mnist_ray.plan import Plan
 
 
 class Recorder(tune.Callback):  # type: ignore[misc]
-    """Keeps the rows of the results tables, and writes them whenever a trial ends."""
+    """Keeps the rows of the results tables, and writes them whenever a trial ends. `epochs` are
+    those of each trial so far, where the study is resumed."""
 
     def __init__(
         self,
@@ -27,36 +29,43 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         show: display_study.Study,
         plan: Plan,
         numbers: dict[str, int],
+        epochs: tables.Epochs,
         **known: Any,
     ) -> None:
         self.folder, self.base, self.split_hash, self.show = folder, base, split_hash, show
         self.plan, self.numbers, self.known = plan, numbers, known
-        self.began: dict[str, float] = {}
-        self.epochs: dict[str, list[tables.Row]] = {}
-        self.rows: dict[str, tables.Row] = {}
+        self.began: dict[int, float] = {}
+        self.epochs = epochs
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks; a terminal cannot be pickled, and the data need not be.
         return {**self.__dict__, "show": None, "split_hash": None, "plan": None}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        if trial.trial_id not in self.began:
-            self.began[trial.trial_id] = time.monotonic()
-            self.epochs[trial.trial_id] = []
-            number = self.numbers[trial.trial_id]
+        number = self.numbers[trial.trial_id]
+        if number not in self.began:
+            rows = self.epochs.setdefault(number, [])
+            self.began[number] = time.monotonic() - tables.seconds(rows)
             self.show.start(number, self.plan.trials[number])
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: tables.Row, **_: Any
     ) -> None:
-        row = tables.epoch_row(self.folder.name, self.numbers[trial.trial_id], result)
+        number = self.numbers[trial.trial_id]
+        row = tables.epoch_row(self.folder.name, number, result)
         # Where the trial's workers saved it, or else where Tune put what the trial reported.
         saved = result.get(CHECKPOINT_PATH_KEY) or os.path.join(
             trial.storage.trial_fs_path, result["checkpoint_dir_name"]
         )
         row["checkpoint"] = str(Path(saved).relative_to(self.folder))
-        self.epochs[trial.trial_id].append(row)
+        # A trial that failed goes on from its last checkpoint, and may repeat an epoch.
+        before = [each for each in self.epochs[number] if each["epoch"] < row["epoch"]]
+        self.epochs[number] = [*before, row]
         self.show.epoch(row)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = self.numbers[trial.trial_id]
+        self.show.again(number, len(self.epochs[number]), _last_line(trial.error_file))
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
@@ -68,8 +77,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self._end(trial, status="failed", error=_last_line(trial.error_file))
 
     def _end(self, trial: Trial, **known: Any) -> None:
-        epochs = self.epochs[trial.trial_id]
         number = self.numbers[trial.trial_id]
+        epochs = self.epochs[number]
         planned = self.plan.trials[number]
         # The trial's own values, because a scheduler may have changed them on the way.
         changes = {name: trial.config[name] for name in planned.changes}
@@ -85,22 +94,28 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             trial=number,
             phase=planned.phase,
             repeats=planned.repeats,
-            total_seconds=time.monotonic() - self.began[trial.trial_id],
+            total_seconds=time.monotonic() - self.began[number],
             ended=datetime.now(timezone.utc),
             **self.known,
             **known,
         )
-        self.rows[trial.trial_id] = row
-        self.write()
         self.plan.tell(row)
+        self.write()
+        if self.plan.study.scheduler != "pbt":  # of which another trial may yet need one
+            self._prune(number, {row["checkpoint"], *(each["checkpoint"] for each in epochs[-1:])})
         self.show.end_trial(row)
 
+    def _prune(self, number: int, keep: set[str | None]) -> None:
+        """Delete a trial's checkpoints but its best and its last: those it made before the study
+        was resumed too, and all epochs of one that launched workers."""
+        for folder in runs.trial_folders(self.folder, number):
+            for saved in folder.glob("checkpoint_*"):
+                if str(saved.relative_to(self.folder)) not in keep:
+                    shutil.rmtree(saved, ignore_errors=True)
+
     def write(self) -> None:
-        trials = sorted(self.rows.values(), key=lambda row: row["trial"])
-        epochs = sorted(
-            (row for rows in self.epochs.values() for row in rows),
-            key=lambda row: (row["trial"], row["epoch"]),
-        )
+        trials = [self.plan.rows[number] for number in sorted(self.plan.rows)]
+        epochs = [row for number in sorted(self.epochs) for row in self.epochs[number]]
         tables.write(self.folder, trials, epochs)
 
 

@@ -1,34 +1,112 @@
-"""The folder that a run fills with its tables and checkpoints."""
+"""The folder that a run fills: its name, what the run began with, and who is at it now."""
 
+import fcntl
 import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from mnist_ray import errors
-from mnist_ray.config import RunConfig
+from mnist_ray.config import RunConfig, read_yaml
 from mnist_ray.errors import UserError
+
+WORKERS = "workers"
+"""The folder within a study's of what its trials' own workers save."""
 
 
 def folder(run: RunConfig, kind: str) -> Path:
-    """The folder that this run will fill; raises UserError if another run has that name."""
-    name = run.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = errors.usable("storage", run.storage) / name
+    """The folder that this run of `kind` (train or tune) will fill, or goes on filling; raises
+    UserError if it is another run's, or if there is none to go on with."""
+    storage = errors.usable("storage", run.storage)
+    if run.resume and not run.name:
+        raise UserError("resume needs the name of the run that is to go on; add --name NAME.")
+    folder = storage / (run.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")
+    if run.resume:
+        if not (folder / f"{kind}.yaml").is_file():
+            raise UserError(f"name {run.name} cannot be resumed: {folder} holds no {kind}.yaml.")
+        return folder
     if folder.exists():
-        raise UserError(f"name {name} is taken: {folder} exists. Choose another --name.")
+        raise UserError(
+            f"name {folder.name} is taken: {folder} exists. Choose another --name, or go on with"
+            " it: --resume."
+        )
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        storage.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"storage {run.storage} cannot be used: {error.strerror}.") from None
-    if not os.access(folder.parent, os.W_OK):
+    if not os.access(storage, os.W_OK):
         raise UserError(f"storage {run.storage} cannot be used: it may not be written to.")
     return folder
 
 
-def claim(folder: Path) -> None:
-    """Make a run's folder, once all else is checked; raises UserError if it was made meanwhile."""
+def settings(run: RunConfig, kind: str) -> dict[str, Any]:
+    """What the run that is to go on began with; raises UserError."""
+    return read_yaml(folder(run, kind) / f"{kind}.yaml")
+
+
+@contextmanager
+def claimed(folder: Path, kind: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, the run's folder is there, holds its settings, and is no other process's.
+
+    Raises UserError where another process is at this run, or has just taken its name.
+    """
+    recorded = folder / f"{kind}.yaml"
+    if not recorded.exists():
+        _make(folder, recorded.name, settings)
     try:
-        folder.mkdir()
-    except FileExistsError:
-        raise UserError(f"name {folder.name} was just taken. Choose another --name.") from None
+        lock = recorded.open(encoding="utf-8")
     except OSError as error:
+        raise UserError(f"{recorded} cannot be read: {error.strerror}.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however
+        except BlockingIOError:
+            raise UserError(f"name {folder.name} is being run by another process.") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _make(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+    """The folder with its settings, or none: a kill in between leaves nothing under its name."""
+    new = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        new.mkdir()
+        (new / name).write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+        new.rename(folder)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if folder.exists():
+            raise UserError(f"name {folder.name} was just taken. Choose another --name.") from None
         raise UserError(f"storage {folder.parent} cannot be used: {error.strerror}.") from None
+
+
+def resume_command(folder: Path, run: RunConfig, kind: str) -> str:
+    """What to type to go on with the run in `folder`."""
+    words = ["python", "-m", f"mnist_ray.{kind}", "--resume", "--name", folder.name]
+    for name in ("storage", "data_dir"):
+        if getattr(run, name) != RunConfig.model_fields[name].default:
+            words += [f"--{name.replace('_', '-')}", str(getattr(run, name))]
+    return shlex.join(words)
+
+
+def trial_name(number: int) -> str:
+    return f"trial_{number:05}"
+
+
+def trial_folders(study: Path, number: int) -> list[Path]:
+    """Where a trial of a study keeps its checkpoints: a folder for each time that the study was
+    begun or gone on with, and one of the trial's workers."""
+    name = f"{trial_name(number)}*"
+    return [path for path in [*study.glob(name), *(study / WORKERS).glob(name)] if path.is_dir()]
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in the folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,6 +1,7 @@
 """Ray Tune's side of a plan: what hands its trials to Tune, and when a trial is stopped."""
 
 import random
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,29 +19,38 @@ from ray.tune.search import Searcher
 
 from mnist_ray.plan import Plan
 from mnist_ray.search import Dimension
+from mnist_ray.tables import Epochs
 
 METRIC = "holdout_accuracy"
 
 
 class Search(Searcher):  # type: ignore[misc]
-    """Gives Tune the plan's trials, no more at a time than fit. The recorder tells the plan."""
+    """Gives Tune the plan's trials, no more at a time than fit. The recorder tells the plan.
 
-    def __init__(self, plan: Plan) -> None:
+    `begun` are the numbers of trials that go on first, in a study that is resumed."""
+
+    def __init__(self, plan: Plan, begun: Sequence[int] = ()) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan, self.begun = plan, list(begun)
+        self.ended_before = len(plan.rows)
         self.numbers: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "plan": None}  # Tune pickles what it is given
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self.numbers) - len(self.plan.rows) >= self.plan.at_a_time:
+        ended = len(self.plan.rows) - self.ended_before
+        if len(self.numbers) - ended >= self.plan.at_a_time:
             return None
-        trial = self.plan.next()
-        if trial is None:
+        if self.begun:
+            number = self.begun.pop(0)
+        elif self.plan.next() is None:
             return self.FINISHED if self.plan.done else None
-        self.numbers[trial_id] = len(self.numbers)
-        return {**trial.changes, "phase": trial.phase}
+        else:
+            number = len(self.plan.trials) - 1
+        self.numbers[trial_id] = number
+        trial = self.plan.trials[number]
+        return {**trial.changes, "phase": trial.phase, "trial": number}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -51,10 +61,30 @@ class Search(Searcher):  # type: ignore[misc]
         """Nothing: a plan follows from the rows of the trials table."""
 
 
+class _Ended:
+    """A trial of a study that is resumed, to a scheduler."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id, self.config = f"ended-{number}", {"trial": number, "phase": "search"}
+
+
 class _SearchOnly(TrialScheduler):  # type: ignore[misc]
     """Stops trials of the search only, and none at its last epoch, where it ends by itself: Ray
     Train leaks the resources of a run that is killed while it shuts down, and the next trial would
-    wait for them for ever."""
+    wait for them for ever.
+
+    `reported` are the epochs of trials before the study was resumed.
+    """
+
+    def __init__(self, reported: Epochs, **how: Any) -> None:
+        super().__init__(**how)
+        self.reported = reported
+
+    def on_trial_add(self, controller: Any, trial: Trial) -> None:
+        super().on_trial_add(controller, trial)
+        if trial.config["phase"] == "search":
+            for row in self.reported.get(trial.config["trial"], ()):
+                super().on_trial_result(controller, trial, row)
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if trial.config["phase"] != "search" or result["last"]:
@@ -82,6 +112,7 @@ class Population(_SearchOnly, PopulationBasedTraining):  # type: ignore[misc]
 
     def __init__(self, dimensions: dict[str, Dimension], **how: Any) -> None:
         super().__init__(
+            reported={},
             hyperparam_mutations={name: _domain(dim) for name, dim in dimensions.items()},
             custom_explore_fn=lambda config: {**config, **_within(dimensions, config)},
             perturbation_interval=1,
@@ -124,16 +155,22 @@ def _within(dimensions: dict[str, Dimension], config: dict[str, Any]) -> dict[st
     }
 
 
-def scheduler(plan: Plan) -> TrialScheduler:
-    """When to stop a trial, or to change it."""
+def scheduler(plan: Plan, reported: Epochs) -> TrialScheduler:
+    """When to stop a trial, or to change it. `reported` are the epochs of each trial so far, where
+    the study is resumed."""
     study, max_epochs = plan.study, plan.epochs
     how: dict[str, Any] = {"time_attr": "epoch", "metric": METRIC, "mode": "max"}
-    if study.scheduler == "asha" and max_epochs > 1:
-        return Asha(max_t=max_epochs, reduction_factor=3, grace_period=1, **how)
-    if study.scheduler == "median":
-        return Median(grace_period=1, **how)
     if study.scheduler == "pbt":
         random.seed(plan.base.seed)  # Tune's own draws from these two
         np.random.seed(plan.base.seed)
         return Population(plan.dimensions, **how)
-    return FIFOScheduler()
+    if study.scheduler == "asha" and max_epochs > 1:
+        stops = Asha(reported, max_t=max_epochs, reduction_factor=3, grace_period=1, **how)
+    elif study.scheduler == "median":
+        stops = Median(reported, grace_period=1, **how)
+    else:
+        return FIFOScheduler()
+    for number in plan.rows:
+        if plan.trials[number].phase == "search":
+            stops.on_trial_add(None, _Ended(number))
+    return stops

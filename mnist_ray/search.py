@@ -140,6 +140,7 @@ def check(study: TuneConfig, dimensions: dict[str, Dimension]) -> None:
         given = f"{name} is {value}" if name in TuneConfig.model_fields else f"space has {name}"
         raise UserError(f"{given}, but {why}.")
 
+    count = trials(study, dimensions)
     if study.keep and study.scheduler != "one-rung":
         refuse("keep", f"it is for the scheduler one-rung, not {study.scheduler}; leave it out")
     if study.keep and study.keep < (study.confirm or 0):
@@ -162,7 +163,7 @@ def check(study: TuneConfig, dimensions: dict[str, Dimension]) -> None:
     for name in ("time_budget", "max_concurrent"):
         if getattr(study, name):
             refuse(name, "the scheduler pbt keeps to none; leave it out")
-    if trials(study, dimensions) < 2:
+    if count < 2:
         raise UserError("num_trials is 1, but a population of the scheduler pbt needs 2 or more.")
 
 

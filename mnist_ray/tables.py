@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from mnist_ray import errors
 
 Row = dict[str, Any]
+Epochs = dict[int, list[Row]]
+"""Rows of the epochs table, by the number of the trial."""
 
 TRIALS, EPOCHS, PREDICTIONS = "trials.parquet", "epochs.parquet", "predictions.parquet"
 
@@ -28,7 +30,8 @@ TRIAL_COLUMNS = {
     "phase": "of a study: screen (a short schedule for every configuration), search, confirm (the"
     " best again, with fresh seeds), final (the winner on all images); empty for a training run",
     "repeats": "number of the trial whose configuration this one has, where it is not a new one",
-    "status": "ok (all its epochs), stopped (by the scheduler), diverged (loss not finite), failed",
+    "status": "ok (all its epochs), stopped (by the scheduler), diverged (loss not finite), failed;"
+    " running, of a training run that has not ended, or was killed",
     "scored_on": "the images behind best_ and final_: holdout, or test where nothing was held out",
     "best_accuracy": "highest accuracy after any epoch, 0 to 1, the later of two equal ones; in"
     " phase final that after the last epoch",
@@ -127,6 +130,11 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
     return row | known
 
 
+def seconds(epochs: Sequence[Row]) -> float:
+    """That these epochs took, by themselves."""
+    return float(sum(epoch["train_seconds"] + epoch["score_seconds"] for epoch in epochs))
+
+
 def best_epoch(epochs: Sequence[Row], scored_on: str) -> Row:
     """The epoch of the highest accuracy, the later of two equal ones: the one Ray keeps as best."""
     return max(epochs, key=lambda epoch: (epoch[f"{scored_on}_accuracy"], epoch["epoch"]))
@@ -151,10 +159,11 @@ def provenance() -> Row:
 
 
 def write(folder: Path, trials: Sequence[Row], epochs: Sequence[Row]) -> None:
-    """Write both tables into `folder`, as Parquet and as CSV, each file replaced whole."""
+    """Write both tables into `folder`, as Parquet and as CSV, each file replaced whole. The epochs
+    go first, so that those of every trial in the one table are in the other."""
     for name, columns, rows in (
-        (TRIALS, TRIAL_COLUMNS, trials),
         (EPOCHS, EPOCH_COLUMNS, epochs),
+        (TRIALS, TRIAL_COLUMNS, trials),
     ):
         names = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
         table = pa.table({name: [row.get(name) for row in rows] for name in names})
@@ -169,8 +178,11 @@ def write_predictions(folder: Path, columns: Mapping[str, Sequence[Any]]) -> Non
 
 def _replace(path: Path, table: pa.Table, write_table: Callable[[pa.Table, Path], None]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    write_table(table, partial)
-    os.replace(partial, path)
+    try:
+        write_table(table, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)  # where the disk is full
 
 
 def read(folder: Path, name: str = TRIALS) -> pa.Table:

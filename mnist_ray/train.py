@@ -10,9 +10,9 @@ from mnist_ray.errors import RunFailed
 def main(argv: Sequence[str]) -> None:
     config, run = flags.parse(
         argv,
+        "train",
         TrainConfig,
         RunConfig,
-        prog="python -m mnist_ray.train",
         description="Train the network once. Without flags: the reference recipe.",
     )
     from mnist_ray import display, trainer  # after the flags: torch and Ray take seconds

@@ -5,6 +5,7 @@ gives it the data, a device and its share of the processor, and takes reports ba
 """
 
 import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -46,6 +47,15 @@ def worker(job: dict[str, Any]) -> None:
     engine.prepare_process(job["cpus"])
     splits = data.split(ray.get(job["mnist"]), config.holdout, config.train_size)
     queue: Queue | None = job["queue"] if rank == 0 else None
+    epochs, start = [], None
+    if saved := ray.train.get_checkpoint():  # of this run, before it failed or was interrupted
+        with saved.as_directory() as folder:
+            before = checkpoint.load(Path(folder))
+        epochs, start = before.epochs, before.state
+    if queue is not None:
+        queue.put(("begin", epochs))
+    if epochs and epochs[-1]["last"]:
+        return
     last_sent = time.monotonic()
 
     def on_step(epoch: int, step: int, steps: int) -> None:
@@ -60,8 +70,9 @@ def worker(job: dict[str, Any]) -> None:
         if rank:
             ray.train.report(metrics)
             return
+        epochs.append(metrics)
         with TemporaryDirectory() as folder:
-            checkpoint.save(Path(folder), Checkpoint(state, config, metrics, splits.hash))
+            checkpoint.save(Path(folder), Checkpoint(state, config, epochs, splits.hash))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     engine.fit(
@@ -79,6 +90,7 @@ def worker(job: dict[str, Any]) -> None:
         ),
         on_step=on_step,
         on_epoch=on_epoch,
+        start=start,
     )
 
 
@@ -92,9 +104,11 @@ def trainer(
     storage: Path,
     name: str,
     keep: int | None = 1,
+    max_failures: int,
     callbacks: list[ray.train.UserCallback] | None = None,
 ) -> ray.train.torch.TorchTrainer:
     """Ray Train's trainer for `config`. Keeps the `keep` best checkpoints, or all, and the last.
+    Goes on from the last one where there is a run of that `name` in `storage`.
 
     `cpus_per_worker` is what is asked of Ray, if not the cores that a worker computes on.
     """
@@ -114,6 +128,7 @@ def trainer(
             name=name,
             storage_path=str(storage),
             callbacks=callbacks,
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=keep,
                 checkpoint_score_attribute=f"{scored_on}_accuracy",
@@ -137,12 +152,23 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
     clock = time.monotonic()
     epochs: list[tables.Row] = []
 
+    begun = False
+
     def on_message(kind: str, content: Any) -> None:
+        nonlocal begun, clock
         if kind == "step":
             show.step(*content)
-        else:
+            return
+        if kind == "epoch":
             epochs.append(tables.epoch_row(folder.name, 0, content))
             show.epoch(content)
+        else:  # the workers begin, for the first time or again
+            epochs[:] = [tables.epoch_row(folder.name, 0, metrics) for metrics in content]
+            if not begun:
+                clock -= tables.seconds(epochs)
+            show.go_on(len(epochs), lost=begun)
+            begun = True
+        write(status="running")
 
     def write(**more: Any) -> tables.Row:
         now = {"total_seconds": time.monotonic() - clock, "ended": datetime.now(timezone.utc)}
@@ -153,23 +179,32 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
     with cluster.connected(dashboard=False, verbose=run.verbose):
         share = cluster.share(config.num_workers, config.cpus_per_worker, config.use_gpu)
         known |= {"device": share.device}
-        runs.claim(folder)
-        show.begin(config, share, model.layers(model.build(config)), splits)
-        queue = Queue(actor_options={"num_cpus": 0})
-        job = trainer(
-            config, ray.put(mnist), share, queue=queue, storage=folder.parent, name=folder.name
-        )
-        try:
-            with show:
-                result = _fit(job, queue, on_message)
-        except (RunFailed, KeyboardInterrupt) as error:
-            write(status="failed", error=str(error) or "interrupted")
-            raise
+        with runs.claimed(folder, "train", config.model_dump()):
+            show.begin(config, share, model.layers(model.build(config)), splits)
+            queue = Queue(actor_options={"num_cpus": 0})
+            job = trainer(
+                config,
+                ray.put(mnist),
+                share,
+                queue=queue,
+                storage=folder.parent,
+                name=folder.name,
+                max_failures=run.max_failures,
+            )
+            try:
+                with show:
+                    result = _fit(job, queue, on_message)
+            except (RunFailed, KeyboardInterrupt) as error:
+                write(status="failed", error=str(error) or "interrupted")
+                show.stopped(runs.resume_command(folder, run, "train"))
+                raise
     kept = {metrics["epoch"]: Path(saved.path) for saved, metrics in result.best_checkpoints}
     kept[epochs[-1]["epoch"]] = last = Path(result.checkpoint.path)
     for epoch in epochs:
         if epoch["epoch"] in kept:
             epoch["checkpoint"] = str(kept[epoch["epoch"]].relative_to(folder))
+    for half_written in set(folder.glob("checkpoint_*")) - set(kept.values()):
+        shutil.rmtree(half_written, ignore_errors=True)
     best = tables.best_epoch(epochs, splits.scored_on)
     row = write(checkpoint=best["checkpoint"])
     if splits.scored_on == "holdout":

@@ -9,10 +9,10 @@ from mnist_ray.config import STUDY_RECIPE, RunConfig, TrainConfig, TuneConfig
 def main(argv: Sequence[str]) -> None:
     base, settings, run = flags.parse(
         argv,
+        "tune",
         TrainConfig,
         TuneConfig,
         RunConfig,
-        prog="python -m mnist_ray.tune",
         description="Search hyperparameters. Without flags: dropout, lr and momentum.",
         defaults=STUDY_RECIPE,
         hide=["num_workers"],

@@ -15,7 +15,7 @@ ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__ini
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
-    "flags": {"config", "errors"},
+    "flags": {"config", "errors", "runs"},
     "fetch": {"errors"},
     "data": {"config", "fetch"},
     "kernels": set(),
@@ -32,31 +32,26 @@ MAY_IMPORT = {
     "cluster": {"errors"},
     "runs": {"config", "errors"},
     "search": {"config", "errors"},
-    "plan": {"config", "search", "tables"},
+    "plan": {"config", "errors", "search", "tables"},
+    "resume": {"checkpoint", "runs", "tables"},
     "display": {"cluster", "config", "data", "model"},
     "verdict": set(),
-    "display_study": {"cluster", "display", "plan", "results", "tables", "verdict"},
-    "schedulers": {"plan", "search"},
+    "display_study": {"cluster", "display", "plan", "results", "runs", "tables", "verdict"},
+    "schedulers": {"plan", "search", "tables"},
     "tracking": {"errors"},
-    "recorder": {"config", "display_study", "plan", "tables"},
+    "recorder": {"config", "display_study", "plan", "runs", "tables"},
     "trainer": {
         *("checkpoint", "cluster", "config", "data", "display", "engine", "errors", "model"),
         *("runs", "scoring", "tables"),
     },
+    "trial": {
+        *("checkpoint", "cluster", "config", "data", "engine", "runs", "schedulers", "trainer"),
+    },
     "train": {"config", "display", "errors", "flags", "trainer"},
     "study": {
         *("checkpoint", "cluster", "config", "data", "display_study", "engine", "errors"),
-        *(
-            "plan",
-            "recorder",
-            "runs",
-            "schedulers",
-            "scoring",
-            "search",
-            "tables",
-            "tracking",
-            "trainer",
-        ),
+        *("plan", "recorder", "resume", "runs", "schedulers", "scoring", "search"),
+        *("tables", "tracking", "trial"),
     },
     "tune": {"config", "display_study", "errors", "flags", "study"},
     "__main__": {"errors"},
@@ -99,7 +94,7 @@ recipe, rows = config.TrainConfig(epochs=1), []
 splits = data.split(mnist, 0)
 def keep(metrics, state):
     rows.append(metrics)
-    checkpoint.save(folder, checkpoint.Checkpoint(state, recipe, metrics, splits.hash))
+    checkpoint.save(folder, checkpoint.Checkpoint(state, recipe, [metrics], splits.hash))
 engine.fit(recipe, splits, on_epoch=keep)
 assert scoring.score_test(folder, mnist).accuracy == rows[0]["test_accuracy"]
 tables.write(folder, [tables.trial_row(recipe.model_dump(), rows)], rows)

@@ -22,7 +22,7 @@ def saved(small: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     splits = data.split(small, 200, 128)
 
     def on_epoch(metrics: engine.Metrics, state: engine.State) -> None:
-        checkpoint.save(folder, Checkpoint(state, config, metrics, splits.hash))
+        checkpoint.save(folder, Checkpoint(state, config, [metrics], splits.hash))
 
     engine.fit(config, splits, on_epoch=on_epoch)
     return folder
@@ -33,8 +33,8 @@ def test_what_is_saved_is_loaded(saved: Path, small: Mnist) -> None:
     assert loaded.config == TrainConfig(epochs=1, train_size=128, holdout=200)
     assert loaded.split_hash == data.split(small, 200, 128).hash
     score = engine.evaluate(scoring.load_model(loaded), data.split(small, 200, 128).score)
-    assert score.accuracy == loaded.metrics["holdout_accuracy"]
-    assert score.loss == loaded.metrics["holdout_loss"]
+    assert score.accuracy == loaded.epochs[-1]["holdout_accuracy"]
+    assert score.loss == loaded.epochs[-1]["holdout_loss"]
     assert [path.name for path in saved.iterdir()] == [FILE]
 
 

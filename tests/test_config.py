@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def parse(*argv: str, **options: object) -> list:
-    return flags.parse(list(argv), TrainConfig, RunConfig, prog="t", description="d", **options)
+    return flags.parse(list(argv), "train", TrainConfig, RunConfig, description="d", **options)
 
 
 def test_defaults_are_the_reference_recipe() -> None:
@@ -77,7 +77,7 @@ def test_every_field_has_a_flag_whose_help_states_bounds_and_default(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        flags.parse(["--help"], TrainConfig, TuneConfig, RunConfig, prog="t", description="d")
+        flags.parse(["--help"], "tune", TrainConfig, TuneConfig, RunConfig, description="d")
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for cls in (TrainConfig, TuneConfig, RunConfig):

@@ -16,12 +16,12 @@ BASE = TrainConfig(**STUDY_RECIPE)
 def scheduler_of(name: str, epochs: int = 3) -> Any:
     study = TuneConfig(scheduler=name)
     base = TrainConfig(**{**STUDY_RECIPE, "epochs": epochs})
-    return schedulers.scheduler(Plan(study, base, search.parse(study.dimensions(), base)))
+    return schedulers.scheduler(Plan(study, base, search.parse(study.dimensions(), base)), {})
 
 
 class FakeTrial:
     def __init__(self, name: str, phase: str = "search") -> None:
-        self.trial_id, self.config = name, {"phase": phase}
+        self.trial_id, self.config = name, {"phase": phase, "trial": name}
 
 
 def test_asha_stops_weak_trials_early_and_none_at_its_last_epoch() -> None:

@@ -1,0 +1,46 @@
+"""What a study that was interrupted left in its folder. Without Ray."""
+
+from collections.abc import Container
+from pathlib import Path
+from typing import NamedTuple
+
+from mnist_ray import checkpoint, runs, tables
+
+
+class Begun(NamedTuple):
+    """A trial that did not end: its epochs so far, and the folder of its last checkpoint."""
+
+    epochs: list[tables.Row]
+    last: Path
+
+
+def ended(study: Path) -> tuple[list[tables.Row], tables.Epochs]:
+    """The rows of the trials that ended, and their epochs; raises UserError where the tables cannot
+    be read."""
+    if not (study / tables.TRIALS).exists():
+        return [], {}
+    rows = tables.read(study).to_pylist()
+    epochs: tables.Epochs = {row["trial"]: [] for row in rows}
+    for row in tables.read(study, tables.EPOCHS).to_pylist():
+        if row["trial"] in epochs:  # those of the others are in their checkpoints
+            epochs[row["trial"]].append(row)
+    return rows, epochs
+
+
+def begun(study: Path, ended: Container[int]) -> dict[int, Begun]:
+    """The trials that had saved a checkpoint and did not end, by their numbers."""
+    places = [*study.glob("trial_*"), *(study / runs.WORKERS).glob("trial_*")]
+    numbers = {int(path.name[6:11]) for path in places}  # of trial_00012, trial_00012-2
+    found = {number: _begun(study, number) for number in sorted(numbers) if number not in ended}
+    return {number: trial for number, trial in found.items() if trial}
+
+
+def _begun(study: Path, number: int) -> Begun | None:
+    folders = runs.trial_folders(study, number)
+    saved = checkpoint.whole(path for folder in folders for path in folder.glob("checkpoint_*"))
+    if not saved:
+        return None
+    last, newest = list(saved.items())[-1]
+    places = {each.state["epoch"]: str(path.relative_to(study)) for path, each in saved.items()}
+    rows = [tables.epoch_row(study.name, number, metrics) for metrics in newest.epochs]
+    return Begun([{**row, "checkpoint": places.get(row["epoch"])} for row in rows], last)

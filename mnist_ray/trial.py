@@ -1,0 +1,92 @@
+"""One trial of a study, in a process of its own: `engine.fit` under Ray Tune.
+
+A trial is the base recipe with the sampled fields replaced. One with a single worker trains in the
+trial's own process; one with more launches a TorchTrainer, which takes some 16 seconds to start.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import ray
+import torch
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from mnist_ray import checkpoint, cluster, data, engine, runs, trainer
+from mnist_ray.checkpoint import Checkpoint
+from mnist_ray.config import TrainConfig
+from mnist_ray.schedulers import METRIC
+
+WORTH = "worth_keeping"
+"""By this Tune keeps a trial's best checkpoint."""
+
+LAUNCHER_CPUS, SPARED_CPUS = 0.001, 0.05
+"""A trial that launches workers needs a little of a CPU for itself (Tune refuses 0). Its workers
+ask for that much less than the cores they compute on, so that w workers of c cores fit on w x c."""
+
+
+class Shared(NamedTuple):
+    """What all trials of a study get. `begun` has the folder of the last checkpoint of trials that
+    an earlier run of the study left unfinished, by their numbers."""
+
+    base: TrainConfig
+    mnist: ray.ObjectRef
+    share: cluster.Share
+    folder: Path
+    begun: Mapping[int, Path]
+    max_failures: int
+
+
+def trial(sampled: dict[str, Any], shared: Shared) -> None:
+    """Train one configuration in this process."""
+    config = _config(sampled, shared)
+    engine.prepare_process(shared.share.cpus)
+    splits = data.split(ray.get(shared.mnist), config.holdout, config.train_size)
+    epochs, start = [], None
+    if saved := _saved(config, shared.begun.get(sampled["trial"])):
+        epochs, start = saved.epochs, saved.state
+        if epochs[-1]["last"]:
+            return
+
+    def on_epoch(metrics: engine.Metrics, state: engine.State) -> None:
+        epochs.append(metrics)
+        with TemporaryDirectory() as folder:
+            checkpoint.save(Path(folder), Checkpoint(state, config, epochs, splits.hash))
+            worth = metrics.get(METRIC, metrics["epoch"])  # the last epoch's, without a holdout
+            tune.report(
+                {**metrics, WORTH: worth}, checkpoint=tune.Checkpoint.from_directory(folder)
+            )
+
+    device = torch.device("cuda" if shared.share.gpus else "cpu")
+    engine.fit(config, splits, device=device, on_epoch=on_epoch, start=start)
+
+
+def launching_trial(sampled: dict[str, Any], shared: Shared) -> None:
+    """Train one configuration on workers of its own."""
+    trainer.trainer(
+        _config(sampled, shared),
+        shared.mnist,
+        shared.share,
+        cpus_per_worker=shared.share.cpus - SPARED_CPUS,
+        storage=shared.folder / runs.WORKERS,
+        name=runs.trial_name(sampled["trial"]),  # Ray Train goes on with one that is there
+        keep=None,  # a trial that is stopped may have saved one more epoch than it was asked for
+        max_failures=shared.max_failures,
+        callbacks=[TuneReportCallback()],
+    ).fit()
+
+
+def _config(sampled: dict[str, Any], shared: Shared) -> TrainConfig:
+    fields = {key: value for key, value in sampled.items() if key in TrainConfig.model_fields}
+    return shared.base.replace(**fields)
+
+
+def _saved(config: TrainConfig, begun: Path | None) -> Checkpoint | None:
+    """What the trial is to go on from, if it is not to begin."""
+    if mine := tune.get_checkpoint():  # of this trial, which failed, or of another, in pbt
+        with mine.as_directory() as folder:
+            return checkpoint.load(Path(folder))
+    saved = checkpoint.load(begun) if begun else None
+    return saved if saved and saved.config == config else None
