@@ -1,7 +1,11 @@
 """Ray itself: joining a cluster or starting one here, and what it has room for."""
 
+import contextlib
+import logging
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +13,7 @@ from typing import Any, NamedTuple
 
 import ray
 
+from mnist_ray import errors
 from mnist_ray.errors import RunFailed, UserError
 
 API_SERVER = "RAY_API_SERVER_ADDRESS"
@@ -28,7 +33,8 @@ class Share(NamedTuple):
 
 @contextmanager
 def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
-    """Inside, Ray is there: the cluster this machine is a node of, or one just for this block.
+    """Inside, Ray is there: the cluster that this machine is a node of, or one just for this block,
+    which listens on loopback alone and leaves nothing behind.
 
     `dashboard` is for a cluster started here. Trials that launch workers of their own need it: when
     one is stopped early, Ray Train asks the dashboard whether that trial's controller is dead, and
@@ -38,47 +44,74 @@ def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default from now on
     options: dict[str, Any] = {
-        "include_dashboard": dashboard,
         "logging_level": "INFO" if verbose else "ERROR",
         "log_to_driver": verbose,
     }
-    before = os.environ.get(API_SERVER)
-    if dashboard:
-        options["dashboard_port"] = use_dashboard_port()
-    try:
+    if not verbose:
+        # What failed, and what became of it, is told in a line of our own.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    with contextlib.ExitStack() as exits:
+        if is_to_join():
+            options["address"] = None  # RAY_ADDRESS, or the cluster of `ray start` here
+        else:
+            options |= {"address": "local", "include_dashboard": dashboard}
+            options |= exits.enter_context(_alone(dashboard, verbose))
         try:
-            # Joins the cluster of RAY_ADDRESS, or of `ray start` on this machine, or starts one.
-            ray.init(address="local" if recorded_cluster_is_gone(RECORD) else None, **options)
+            ray.init(**options)
         except Exception as error:  # Ray raises this very class where a machine is too busy
             raise RunFailed(f"Ray did not start: {error}") from error
+        exits.callback(ray.shutdown)
+        errors.heed_signals()
         yield
+
+
+@contextmanager
+def _alone(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]:
+    """What a cluster of its own needs besides: Ray's options for that, and the environment."""
+    # Short, because there are sockets in it, and their paths can have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="mnist_ray-", dir="/tmp"))
+    options: dict[str, Any] = {"_temp_dir": str(folder)}
+    environment = {"TMPDIR": str(folder)}  # where a worker that is killed leaves its own
+    if dashboard:
+        options["dashboard_port"] = port = free_port()
+        # By itself Ray looks for any cluster on this machine, and gives up where there are two.
+        environment[API_SERVER] = f"http://127.0.0.1:{port}"
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    # Otherwise Ray listens on every interface. This is its switch for laptops, which it reads from
+    # the environment when it is imported.
+    constants = ray._private.ray_constants
+    was, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield options
     finally:
-        ray.shutdown()
-        os.environ.pop(API_SERVER, None)
-        if before:
-            os.environ[API_SERVER] = before
+        constants.ENABLE_RAY_CLUSTER = was
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        if not verbose:  # or its logs are what one wants to read
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def recorded_cluster_is_gone(record: Path) -> bool:
-    """Whether `ray start` left the address of a cluster that does not answer, as after a crash. Ray
-    would wait for it for minutes."""
-    if os.environ.get("RAY_ADDRESS") or not record.exists():
+def is_to_join(record: Path = RECORD) -> bool:
+    """Whether there is a cluster to join: that of RAY_ADDRESS, or of `ray start` on this machine. A
+    crash may leave the record of one that is gone, for which Ray would wait for minutes."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        return address != "local"
+    if not record.exists():
         return False
     host, _, port = record.read_text().strip().rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=3).close()
     except (OSError, ValueError):
-        return True
-    return False
+        return False
+    return True
 
 
-def use_dashboard_port() -> int:
-    """A free port for the dashboard of a cluster to be started. Its processes will find it there:
-    by itself Ray looks for any cluster on this machine, and gives up where there are two."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    os.environ[API_SERVER] = f"http://127.0.0.1:{port}"
     return port
 
 

@@ -85,9 +85,7 @@ class Study:
 
     def again(self, number: int, epochs: int, why: str) -> None:
         after = f"goes on after epoch {epochs}" if epochs else "starts again"
-        self.console.print(
-            f"{self.plan.trials[number].phase:<7} {number:>3}  {after}: it failed ({why})"
-        )
+        self.console.print(f"{self.plan.trials[number].phase:<7} {number:>3}  {after}: {why}")
 
     def stopped(self, folder: Path, resume: str) -> None:
         """What a study that did not come to its end has found so far."""

@@ -18,12 +18,7 @@ class RunFailed(Exception):
     is 1."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """By a signal other than Ctrl-C's."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"by {signal.Signals(number).name}")
-        self.number = number
+_received = int(signal.SIGINT)
 
 
 def heed_signals() -> None:
@@ -40,7 +35,9 @@ def _interrupt(number: int, frame: object) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-    raise Interrupted(number)
+    global _received
+    _received = number  # Ray may raise a KeyboardInterrupt of its own instead of this one
+    raise KeyboardInterrupt
 
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
@@ -55,9 +52,9 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt as error:
-        print(" ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
-        return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + _received
     except BrokenPipeError:  # `… | head`: the reader has seen enough
         sys.stderr.close()
         return 0

@@ -16,6 +16,9 @@ from mnist_ray import display_study, runs, tables
 from mnist_ray.config import TrainConfig
 from mnist_ray.plan import Plan
 
+DEATHS = {"worker process has died": "its process died", "node has died": "its node was lost"}
+"""What Ray says of a trial that did not fail by itself, and we in its place."""
+
 
 class Recorder(tune.Callback):  # type: ignore[misc]
     """Keeps the rows of the results tables, and writes them whenever a trial ends. `epochs` are
@@ -65,7 +68,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = self.numbers[trial.trial_id]
-        self.show.again(number, len(self.epochs[number]), _last_line(trial.error_file))
+        self.show.again(number, len(self.epochs[number]), _why(trial.error_file))
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
@@ -74,7 +77,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         self.on_trial_start(iteration, trials, trial)  # it may have failed before it started
-        self._end(trial, status="failed", error=_last_line(trial.error_file))
+        self._end(trial, status="failed", error=_why(trial.error_file))
 
     def _end(self, trial: Trial, **known: Any) -> None:
         number = self.numbers[trial.trial_id]
@@ -119,6 +122,11 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         tables.write(self.folder, trials, epochs)
 
 
-def _last_line(path: str | None) -> str:
+def _why(path: str | None) -> str:
+    """In a line, from a trial's file of errors."""
     lines = Path(path).read_text(encoding="utf-8").strip().splitlines() if path else []
-    return lines[-1] if lines else "no message"
+    last = lines[-1] if lines else "no message"
+    for sign, words in DEATHS.items():
+        if sign in last:
+            return words
+    return last

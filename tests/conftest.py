@@ -36,11 +36,14 @@ def ray_cluster() -> Iterator[None]:
     """One cluster of two CPUs for all tests with Ray; commands join it through RAY_ADDRESS."""
     from ray.cluster_utils import Cluster
 
-    from mnist_ray.cluster import use_dashboard_port
+    from mnist_ray.cluster import API_SERVER, free_port
 
-    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": use_dashboard_port()}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    port = free_port()
     with pytest.MonkeyPatch.context() as patch:
+        # Ray looks for any cluster on this machine, and gives up where there are two.
+        patch.setenv(API_SERVER, f"http://127.0.0.1:{port}")
+        head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": port}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield
     cluster.shutdown()
