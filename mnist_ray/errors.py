@@ -1,11 +1,14 @@
 """How a command ends: 0 done, 1 a run failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
 
+import errno
 import os
+import shutil
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -59,6 +62,24 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         sys.stderr.close()
         return 0
     return 0
+
+
+NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Raises RunFailed for whatever was raised, by Ray too, because a disk was full."""
+    try:
+        yield
+    except Exception as error:
+        if NO_SPACE not in str(error):
+            raise
+        free = shutil.disk_usage(folder).free / 1e6
+        raise RunFailed(
+            f"a disk is full: {folder} has {free:.1f} MB left. What was found so far is kept; make"
+            " room and go on with it."
+        ) from error
 
 
 def usable(field: str, path: Path) -> Path:

@@ -12,7 +12,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
-from mnist_ray import display_study, runs, tables
+from mnist_ray import display_study, errors, runs, tables
 from mnist_ray.config import TrainConfig
 from mnist_ray.plan import Plan
 
@@ -126,6 +126,8 @@ def _why(path: str | None) -> str:
     """In a line, from a trial's file of errors."""
     lines = Path(path).read_text(encoding="utf-8").strip().splitlines() if path else []
     last = lines[-1] if lines else "no message"
+    if errors.NO_SPACE in last:
+        raise OSError(last)  # no trial's fault: the study stops, and can go on when there is room
     for sign, words in DEATHS.items():
         if sign in last:
             return words

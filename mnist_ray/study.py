@@ -17,6 +17,7 @@ from mnist_ray import (
     data,
     display_study,
     engine,
+    errors,
     resume,
     runs,
     schedulers,
@@ -68,8 +69,9 @@ def study(
             searcher = schedulers.Search(plan, plan.replay())
             show.begin(plan, share)
             try:
-                recorder = _search(searcher, epochs, folder, mnist, share, run, show)
-                return _finish(recorder, mnist, show)
+                with errors.full_disk_told(folder):
+                    recorder = _search(searcher, epochs, folder, mnist, share, run, show)
+                    return _finish(recorder, mnist, show)
             except (RunFailed, KeyboardInterrupt):
                 show.stopped(folder, runs.resume_command(folder, run, "tune"))
                 raise

@@ -25,6 +25,7 @@ from mnist_ray import (
     data,
     display,
     engine,
+    errors,
     model,
     runs,
     scoring,
@@ -192,10 +193,11 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
                 max_failures=run.max_failures,
             )
             try:
-                with show:
+                with show, errors.full_disk_told(folder):
                     result = _fit(job, queue, on_message)
             except (RunFailed, KeyboardInterrupt) as error:
-                write(status="failed", error=str(error) or "interrupted")
+                with contextlib.suppress(OSError):  # of a full disk
+                    write(status="failed", error=str(error) or "interrupted")
                 show.stopped(runs.resume_command(folder, run, "train"))
                 raise
     kept = {metrics["epoch"]: Path(saved.path) for saved, metrics in result.best_checkpoints}
