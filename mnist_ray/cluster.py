@@ -115,24 +115,29 @@ def free_port() -> int:
     return port
 
 
-def share(workers: int, cores: int | None, use_gpu: bool | None) -> Share:
+def share(
+    workers: int, cores: int | None, use_gpu: bool | None, at_least: int | None = None
+) -> Share:
     """What each of `workers` gets: `cores`, or by default as many as all of them can have, and a
-    GPU if wanted or, by default, if there are enough. Raises UserError where they do not fit.
+    GPU if wanted or, by default, if there are enough. Where `at_least` as many will do, it is what
+    that many can have. Raises UserError where they do not fit.
     """
     cpus, gpus = _per_node("CPU"), _per_node("GPU")
+    needed = at_least or workers
     if use_gpu is None:
-        use_gpu = workers <= sum(gpus)
-    if use_gpu and workers > sum(gpus):
+        use_gpu = needed <= sum(gpus)
+    if use_gpu and needed > sum(gpus):
         raise UserError(
-            f"use_gpu is on, but {workers} workers need {workers} GPUs and there are {sum(gpus)};"
+            f"use_gpu is on, but {needed} workers need {needed} GPUs and there are {sum(gpus)};"
             " use fewer workers or --no-use-gpu."
         )
-    for each in [cores] if cores else range(max(cpus), 0, -1):
-        if room(Share(each, int(use_gpu))) >= workers:
-            return Share(each, int(use_gpu))
+    for count in range(workers, needed - 1, -1):
+        for each in [cores] if cores else range(max(cpus), 0, -1):
+            if room(Share(each, int(use_gpu))) >= count:
+                return Share(each, int(use_gpu))
     each = cores or 1
     raise UserError(
-        f"{workers} workers with {each} CPUs each need {workers * each} CPUs, but there are"
+        f"{needed} workers with {each} CPUs each need {needed * each} CPUs, but there are"
         f" {sum(cpus)}; use fewer."
     )
 
@@ -141,6 +146,24 @@ def room(each: Share) -> int:
     """How many workers fit on the cluster's nodes at a time."""
     nodes = zip(_per_node("CPU"), _per_node("GPU"), strict=True)
     return sum(min(cpus // each.cpus, gpus if each.gpus else cpus) for cpus, gpus in nodes)
+
+
+PATIENCE = 30
+"""Seconds that something may wait for resources before it says why."""
+
+
+def why_waiting(each: Share, workers: int) -> str:
+    """What `workers` that have not started are waiting for."""
+    free, total = ray.available_resources(), ray.cluster_resources()
+    needed = {"CPU": workers * each.cpus, "GPU": workers * each.gpus}
+    words = ", ".join(
+        f"{needed[name]} {name}{'s' * (needed[name] > 1)} needed, {free.get(name, 0):g} of"
+        f" {total.get(name, 0):g} free"
+        for name in needed
+        if needed[name]
+    )
+    short = any(free.get(name, 0) < needed[name] for name in needed)
+    return f"{words}; {'something else uses the cluster' if short else 'processes are starting'}"
 
 
 def _per_node(resource: str) -> list[int]:

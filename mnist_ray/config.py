@@ -72,7 +72,16 @@ class TrainConfig(Config):
     seed: int = Field(
         0, ge=0, lt=2**32, description="Seed of weights, shuffling, dropout and augmentation."
     )
-    num_workers: int = Field(1, ge=1, le=1024, description="Data-parallel training workers.")
+    num_workers: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Data-parallel training workers; 1:4 takes up to 4, as many as there is room"
+        " for, and goes on with fewer when one is lost.",
+    )
+    min_workers: int | None = Field(
+        None, ge=1, le=1024, description="The fewest to go on with; none needs num_workers."
+    )
     cpus_per_worker: int | None = Field(
         None,
         ge=1,
@@ -82,6 +91,16 @@ class TrainConfig(Config):
     use_gpu: bool | None = Field(
         None, description="One GPU per worker; none takes GPUs if there are enough."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_range(cls, values: Any) -> Any:
+        """`num_workers: "1:4"` is short for `min_workers: 1` and `num_workers: 4`."""
+        asked = values.get("num_workers") if isinstance(values, dict) else None
+        if isinstance(asked, str) and ":" in asked:
+            least, _, most = asked.partition(":")
+            return {**values, "min_workers": least, "num_workers": most}
+        return values
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -96,7 +115,13 @@ class TrainConfig(Config):
                 f"batch_size is {self.batch_size}, more than the {self.train_size or room} training"
                 " images; lower it."
             )
-        if self.batch_size % self.num_workers:
+        if (self.min_workers or 0) > self.num_workers:
+            raise ValueError(
+                f"min_workers is {self.min_workers}, more than num_workers, {self.num_workers};"
+                " lower it."
+            )
+        # A range of workers shares a batch as evenly as it can; its mean stays that of the batch.
+        if not self.min_workers and self.batch_size % self.num_workers:
             raise ValueError(
                 f"batch_size is {self.batch_size}, which {self.num_workers} workers cannot share"
                 " equally; make it a multiple of the number of workers."

@@ -74,6 +74,9 @@ class Training:
         elif epochs:
             self.console.print(after)
 
+    def wait(self, why: str) -> None:
+        self.console.print(f"waiting for workers: {why}")
+
     def stopped(self, resume: str) -> None:
         self.console.print(f"\nTo go on with it:\n  {resume}")
 

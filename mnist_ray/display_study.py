@@ -87,6 +87,9 @@ class Study:
         after = f"goes on after epoch {epochs}" if epochs else "starts again"
         self.console.print(f"{self.plan.trials[number].phase:<7} {number:>3}  {after}: {why}")
 
+    def wait(self, number: int, why: str) -> None:
+        self.console.print(f"{self.plan.trials[number].phase:<7} {number:>3}  waits: {why}")
+
     def stopped(self, folder: Path, resume: str) -> None:
         """What a study that did not come to its end has found so far."""
         if self.plan.rows:

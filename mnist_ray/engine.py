@@ -135,6 +135,7 @@ def fit(
             "score_seconds": time.perf_counter() - began - train_seconds,
             "images_per_second": count / train_seconds,
             "arithmetic": arithmetic,
+            "workers": world_size,
         }
         finite = math.isfinite(metrics["train_loss"]) and math.isfinite(score.loss)
         metrics["last"] = epoch == config.epochs or not finite

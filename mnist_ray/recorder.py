@@ -12,11 +12,15 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
-from mnist_ray import display_study, errors, runs, tables
+from mnist_ray import cluster, display_study, errors, runs, tables
 from mnist_ray.config import TrainConfig
 from mnist_ray.plan import Plan
 
-DEATHS = {"worker process has died": "its process died", "node has died": "its node was lost"}
+DEATHS = {
+    "worker process has died": "its process died",
+    "node has died": "its node was lost",
+    "temporarily unavailable": "its process was lost",
+}
 """What Ray says of a trial that did not fail by itself, and we in its place."""
 
 
@@ -33,16 +37,38 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         plan: Plan,
         numbers: dict[str, int],
         epochs: tables.Epochs,
+        why_waiting: Callable[[], str],
         **known: Any,
     ) -> None:
         self.folder, self.base, self.split_hash, self.show = folder, base, split_hash, show
         self.plan, self.numbers, self.known = plan, numbers, known
+        self.why_waiting = why_waiting
         self.began: dict[int, float] = {}
         self.epochs = epochs
+        self.looked, self.pending = 0.0, dict[str, float]()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks; a terminal cannot be pickled, and the data need not be.
-        return {**self.__dict__, "show": None, "split_hash": None, "plan": None}
+        return {
+            **self.__dict__,
+            "show": None,
+            "split_hash": None,
+            "plan": None,
+            "why_waiting": None,
+        }
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
+        now = time.monotonic()
+        # A population takes turns, and so waits.
+        if now - self.looked < 1 or self.plan.study.scheduler == "pbt":
+            return
+        self.looked = now
+        waiting = {trial.trial_id for trial in trials if trial.status == Trial.PENDING}
+        self.pending = {each: self.pending.get(each, now) for each in waiting}
+        for trial_id, since in self.pending.items():
+            if now - since > cluster.PATIENCE:
+                self.show.wait(self.numbers[trial_id], self.why_waiting())
+                self.pending[trial_id] = now
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = self.numbers[trial.trial_id]

@@ -24,7 +24,7 @@ from mnist_ray.errors import UserError
 TPE_LAG = 4
 """Trials that tpe looks past, unless more are to run at a time."""
 
-FIXED = ("holdout", "num_workers", "cpus_per_worker", "use_gpu")
+FIXED = ("holdout", "num_workers", "min_workers", "cpus_per_worker", "use_gpu")
 """Fields that no study can vary: trials are compared on the same held-out images, and their
 resources are planned before the first one starts."""
 

@@ -59,7 +59,7 @@ def study(
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     if not run.verbose:
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints even at verbose=0
-    settings = {**base.model_dump(exclude={"num_workers"}), **study.model_dump()}
+    settings = {**base.model_dump(exclude={"num_workers", "min_workers"}), **study.model_dump()}
     with cluster.connected(dashboard=study.workers_per_trial > 1, verbose=run.verbose):
         share = cluster.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
         concurrent = _concurrency(study, share)
@@ -106,6 +106,7 @@ def _search(
         plan,
         searcher.numbers,
         epochs,
+        lambda: cluster.why_waiting(share, study.workers_per_trial),
         device=share.device,
         started=min((row["started"] for row in plan.rows.values()), default=_now()),
         **tables.provenance(),

@@ -78,6 +78,7 @@ EPOCH_COLUMNS = {
     "score_seconds": "seconds spent scoring",
     "images_per_second": "training images per second",
     "arithmetic": "of the convolutions in training: fp32 or bf16",
+    "workers": "that trained it, data-parallel",
     "checkpoint": "folder of its checkpoint in the run's; only the best and the last are kept",
 }
 

@@ -18,6 +18,7 @@ import ray
 import ray.train
 import ray.train.torch
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mnist_ray import (
     checkpoint,
@@ -118,7 +119,9 @@ def trainer(
         worker,
         train_loop_config={"config": config, "mnist": mnist, "cpus": share.cpus, "queue": queue},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.num_workers,
+            num_workers=(config.min_workers, config.num_workers)
+            if config.min_workers
+            else config.num_workers,
             use_gpu=bool(share.gpus),
             resources_per_worker={
                 "CPU": share.cpus if cpus_per_worker is None else cpus_per_worker,
@@ -171,6 +174,9 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             begun = True
         write(status="running")
 
+    def on_wait() -> None:
+        show.wait(cluster.why_waiting(share, config.min_workers or config.num_workers))
+
     def write(**more: Any) -> tables.Row:
         now = {"total_seconds": time.monotonic() - clock, "ended": datetime.now(timezone.utc)}
         row = tables.trial_row(config.model_dump(), epochs, **{**known, **now, **more})
@@ -178,11 +184,15 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
         return row
 
     with cluster.connected(dashboard=False, verbose=run.verbose):
-        share = cluster.share(config.num_workers, config.cpus_per_worker, config.use_gpu)
+        share = cluster.share(
+            config.num_workers, config.cpus_per_worker, config.use_gpu, config.min_workers
+        )
         known |= {"device": share.device}
         with runs.claimed(folder, "train", config.model_dump()):
             show.begin(config, share, model.layers(model.build(config)), splits)
-            queue = Queue(actor_options={"num_cpus": 0})
+            # Beside this process, because another node may be lost.
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
+            queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
             job = trainer(
                 config,
                 ray.put(mnist),
@@ -194,7 +204,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             )
             try:
                 with show, errors.full_disk_told(folder):
-                    result = _fit(job, queue, on_message)
+                    result = _fit(job, queue, on_message, on_wait)
             except (RunFailed, KeyboardInterrupt) as error:
                 with contextlib.suppress(OSError):  # of a full disk
                     write(status="failed", error=str(error) or "interrupted")
@@ -219,10 +229,15 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
 
 
 def _fit(
-    job: ray.train.torch.TorchTrainer, queue: Queue, on_message: Callable[[str, Any], None]
+    job: ray.train.torch.TorchTrainer,
+    queue: Queue,
+    on_message: Callable[[str, Any], None],
+    on_wait: Callable[[], None],
 ) -> ray.train.Result:
-    """`job.fit()` in a thread, while this one passes the workers' messages on."""
+    """`job.fit()` in a thread, while this one passes the workers' messages on, and tells if none
+    came for long."""
     outcome: list[Any] = []
+    heard = time.monotonic()
 
     def target() -> None:
         try:
@@ -233,8 +248,13 @@ def _fit(
     thread = threading.Thread(target=target, daemon=True)
     thread.start()
     while thread.is_alive() or not queue.empty():
-        with contextlib.suppress(Empty):  # a long wait, because each is a message to the queue
-            on_message(*queue.get(timeout=1))
+        try:
+            on_message(*queue.get(timeout=1))  # a long wait: each is a message to the queue
+            heard = time.monotonic()
+        except Empty:
+            if time.monotonic() - heard > cluster.PATIENCE:
+                on_wait()
+                heard = time.monotonic()
     if isinstance(outcome[0], ray.train.TrainingFailedError):
         raise RunFailed(f"training stopped: {cause(outcome[0])}") from outcome[0]
     if isinstance(outcome[0], BaseException):

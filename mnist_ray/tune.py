@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> None:
         RunConfig,
         description="Search hyperparameters. Without flags: dropout, lr and momentum.",
         defaults=STUDY_RECIPE,
-        hide=["num_workers"],
+        hide=["num_workers", "min_workers"],
     )
     from mnist_ray import (  # after the flags: torch and Ray take seconds to import
         display_study,
