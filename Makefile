@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tune train test check bench clean
+.PHONY: tune train test recovery check bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,9 @@ train: .venv/installed  ## the reference recipe: 20 epochs
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+recovery: .venv/installed  ## kills runs in every way and goes on with them, 5 minutes
+	$(BIN)/python -m pytest -m recovery
 
 check: .venv/installed
 	$(BIN)/ruff check .

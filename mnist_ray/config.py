@@ -298,6 +298,7 @@ def shown(value: Any) -> str:
     """A value in an error message: on one line, and not too long."""
     text = str(value) if isinstance(value, (str, int, float)) else reprlib.repr(value)
     text = " ".join(text.split())
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -315,7 +316,7 @@ def _sentence(cls: type[Config], error: Any) -> str:
         return str(error["msg"]).removeprefix("Value error, ")
     name, value = str(error["loc"][0]), shown(error["input"])
     if error["type"] == "extra_forbidden":
-        return f"{name} is not a field; the fields are {', '.join(cls.model_fields)}."
+        return f"{shown(name)} is not a field; the fields are {', '.join(cls.model_fields)}."
     field = cls.model_fields[name]
     if error["type"] == "literal_error":
         need = f"one of {', '.join(field.annotation.__args__)}"  # type: ignore[union-attr]

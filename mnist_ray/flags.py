@@ -46,7 +46,7 @@ def parse(
         given["space"] = dict(_dimension(text) for text in flags["space"])
     if unknown := sorted(set(given) - set(owners)):
         raise UserError(
-            f"{unknown[0]} in {recipe} is not a field; the fields are {', '.join(owners)}."
+            f"{shown(unknown[0])} in {recipe} is not a field; the fields are {', '.join(owners)}."
         )
 
     def configs(values: Mapping[str, Any]) -> list[Any]:
@@ -59,8 +59,12 @@ def parse(
     if not asked[-1].resume:
         return asked
     began = runs.settings(asked[-1], kind)
-    if unknown := sorted(set(began) - set(owners)):
-        raise UserError(f"{unknown[0]} in {kind}.yaml is not a field of this version.")
+    needed = {name for name, cls in owners.items() if cls is not RunConfig}
+    if odd := sorted(needed ^ set(began)):
+        raise UserError(
+            f"{kind}.yaml of {asked[-1].name} was written by another version of mnist_ray, or"
+            f" changed: {shown(odd[0])} is {'not a field' if odd[0] in began else 'missing'}."
+        )
     free = (*RunConfig.model_fields, *MAY_CHANGE)
     resumed = configs({**began, **{name: given[name] for name in given if name in free}})
     for old, new in zip(resumed, asked, strict=True):
@@ -111,5 +115,5 @@ def _is_union(annotation: Any) -> bool:
 def _dimension(text: str) -> tuple[str, str]:
     name, equals, spec = text.partition("=")
     if not equals:
-        raise UserError(f"space is {text!r}, but must be like lr=loguniform(0.003,0.3).")
+        raise UserError(f"space is {shown(text)!r}, but must be like lr=loguniform(0.003,0.3).")
     return name.strip().replace("-", "_"), spec.strip()

@@ -18,7 +18,7 @@ from optuna.distributions import (
 )
 from optuna.samplers import RandomSampler, TPESampler
 
-from mnist_ray.config import UNREADABLE, TrainConfig, TuneConfig
+from mnist_ray.config import UNREADABLE, TrainConfig, TuneConfig, shown
 from mnist_ray.errors import UserError
 
 TPE_LAG = 4
@@ -45,7 +45,7 @@ def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
     for name, text in space.items():
         if name not in TrainConfig.model_fields or name in FIXED:
             known = [field for field in TrainConfig.model_fields if field not in FIXED]
-            raise UserError(f"space has {name}, but can only have {', '.join(known)}.")
+            raise UserError(f"space has {shown(name)}, but can only have {', '.join(known)}.")
         dimension = dimensions[name] = _parse_one(name, text)
         annotation = TrainConfig.model_fields[name].annotation
         needed = {"uniform": float, "loguniform": float, "randint": int}.get(dimension.kind)
@@ -53,20 +53,20 @@ def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
         if needed and needed not in types:
             kinds = "uniform, loguniform or choice" if float in types else "choice"
             kinds = "randint or choice" if int in types else kinds
-            raise UserError(f"space has {name}={text}, but {name} takes {kinds}.")
+            raise UserError(f"space has {shown(name)}={shown(text)}, but {name} takes {kinds}.")
         try:
             checked = tuple(
                 getattr(base.replace(**{name: value}), name) for value in dimension.values
             )
         except UserError as error:
-            raise UserError(f"space has {name}={text}: {error}") from None
+            raise UserError(f"space has {shown(name)}={shown(text)}: {error}") from None
         if dimension.kind == "choice":
             dimensions[name] = Dimension("choice", checked)  # in the field's own type
     return dimensions
 
 
 def _parse_one(name: str, text: str) -> Dimension:
-    wrong = f"space has {name}={text}, but "
+    wrong = f"space has {shown(name)}={shown(text)}, but "
     match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
     if not match or match[1] not in ("uniform", "loguniform", "randint", "choice"):
         raise UserError(

@@ -1,11 +1,7 @@
 """Real runs on one cluster of two CPUs, of few images and epochs."""
 
-import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -303,68 +299,3 @@ def test_what_does_not_fit_is_refused_with_the_numbers(
     assert errors.run(command, [*flags, "--storage", str(storage), "--name", "big"]) == 2
     assert says in capfd.readouterr().err
     assert not (storage / "big").exists()
-
-
-def test_a_job_of_its_own_cluster_leaves_nothing_running(storage: Path) -> None:
-    """As on a laptop: one command, and the results are read by another."""
-    env = {**os.environ, "RAY_ADDRESS": "local"}
-    flags = [*SMALL, "--epochs", "1", "--cpus-per-worker", "1", "--no-use-gpu"]
-    command = [sys.executable, "-m", "mnist_ray", "train", *flags, "--storage", str(storage)]
-    before = _raylets()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert_raylets_are(before)
-    read = [sys.executable, "-m", "mnist_ray", "results", "--storage", str(storage)]
-    shown = subprocess.run([*read, "--format", "json"], capture_output=True, text=True, check=True)
-    (row,) = json.loads(shown.stdout)
-    assert row["run"].startswith("train-")
-
-
-@pytest.mark.parametrize(("command", "alone"), [("train", True), ("tune", True)])
-def test_ctrl_c_ends_with_130_and_leaves_nothing_running(
-    command: str, alone: bool, storage: Path
-) -> None:
-    """On a cluster of its own."""
-    env = {**os.environ, "RAY_ADDRESS": "local"} if alone else dict(os.environ)
-    flags = ["--epochs", "50", "--storage", str(storage), "--name", "long"]
-    flags += ["--scheduler", "fifo"] if command == "tune" else []
-    before = _raylets()
-    running = subprocess.Popen(
-        [sys.executable, "-u", "-m", f"mnist_ray.{command}", *flags, "--train-size", "2000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=env,
-        # Where the tests run in the background, Ctrl-C is ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    first_report = "checkpoint_*/*" if command == "train" else "trial_*/checkpoint_*/*"
-    while running.poll() is None and not list((storage / "long").glob(first_report)):
-        time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
-    try:
-        _, err = running.communicate(timeout=120)
-    finally:
-        running.kill()
-    assert (running.returncode, err) == (130, "interrupted\n")
-    assert_raylets_are(before)
-    if command == "train":
-        (row,) = table(storage / "long")
-        assert (row["status"], row["error"]) == ("failed", "interrupted")
-        assert row["epochs_trained"] >= 1
-    else:
-        assert table(storage / "long") == []
-        assert table(storage / "long", tables.EPOCHS)
-
-
-def assert_raylets_are(before: set[str]) -> None:
-    for _ in range(100):  # the last one may still be on its way out
-        if _raylets() <= before:
-            return
-        time.sleep(0.2)
-    assert _raylets() == before
-
-
-def _raylets() -> set[str]:
-    return set(subprocess.run(["pgrep", "raylet"], capture_output=True, text=True).stdout.split())

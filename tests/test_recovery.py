@@ -1,0 +1,341 @@
+"""What happens to machines and people, really done to runs: signals, kills, lost nodes, full disks.
+
+`make recovery` runs these. Each run is a process of its own, as a user starts it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from mnist_ray import checkpoint, cluster, data, engine, errors, tables, train, tune
+from mnist_ray.config import TrainConfig
+from mnist_ray.data import Mnist
+
+pytestmark = pytest.mark.recovery
+
+# About a second an epoch.
+STUDY = ["--train-size", "6000", "--epochs", "3", "--num-trials", "4", "--scheduler", "fifo"]
+STUDY = [*STUDY, "--confirm", "0", "--seed", "3"]
+SAME = ("phase", "status", "lr", "momentum", "dropout", "seed", "final_loss", "final_accuracy")
+
+
+class Run:
+    """A command as it runs; what it prints goes to a file."""
+
+    def __init__(self, output: Path, command: str, *flags: str, **env: str) -> None:
+        self.output = output
+        with output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-u", "-m", f"mnist_ray.{command}", *flags],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **env},
+                # Where the tests run in the background, Ctrl-C is ignored, and children inherit it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
+        for _ in range(int(seconds / 0.05)):
+            if value := condition():
+                return value
+            assert self.process.poll() is None, self.text
+            time.sleep(0.05)
+        raise AssertionError(f"it did not come to it: {self.text}")
+
+    def end(self, seconds: float = 120) -> int:
+        try:
+            return self.process.wait(seconds)
+        finally:
+            self.process.kill()
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run has a cluster of its own."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+
+
+def table(folder: Path, name: str = tables.TRIALS) -> list[dict[str, Any]]:
+    return tables.read(folder, name).to_pylist()
+
+
+def those_of(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the same trials, but for the score on the test set, which comes at the end."""
+    ended = {row["trial"] for row in before}
+    scored = {"test_accuracy": None, "test_loss": None}
+    return [row | scored for row in rows if row["trial"] in ended]
+
+
+def last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    *_, last = checkpoint.whole(folder.glob("checkpoint_*")).values()
+    return last.state["model"]
+
+
+def kill(title: str) -> None:
+    """SIGKILL for the newest process of this run's whose title has that in it."""
+    found = [each for each in psutil.process_iter(["cmdline"]) if title in _title(each)]
+    max(found, key=psutil.Process.create_time).kill()
+
+
+def _title(process: psutil.Process) -> str:
+    return " ".join(process.info["cmdline"] or [])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_changes_no_bit(
+    workers: int, storage: Path, tmp_path: Path, mnist: Mnist
+) -> None:
+    flags = ["--train-size", "12000", "--epochs", "3", "--num-workers", str(workers)]
+    flags = [*flags, "--cpus-per-worker", "1", "--storage", str(storage)]
+    run = Run(tmp_path / "out", "train", *flags, "--name", "killed")
+    run.wait_for(lambda: "epoch 1/3" in run.text)
+    time.sleep(1)  # Ray Train asks for news every half a second; then into the second epoch
+    kill("RayTrainWorker")
+    assert run.end() == 0, run.text
+    assert "a worker was lost; going on after epoch" in run.text, run.text
+    epochs = [row["epoch"] for row in table(storage / "killed", tables.EPOCHS)]
+    assert epochs == [1, 2, 3]
+    weights = last_weights(storage / "killed")
+    if workers == 1:
+        config = TrainConfig(train_size=12_000, epochs=3)
+        engine.prepare_process(1)
+        undisturbed = engine.fit(config, data.split(mnist, 0, 12_000)).state_dict()
+    else:
+        assert errors.run(train.main, [*flags, "--name", "undisturbed"]) == 0
+        undisturbed = last_weights(storage / "undisturbed")
+    assert weights.keys() == undisturbed.keys()
+    assert all(torch.equal(weights[name], undisturbed[name]) for name in weights)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_study_survives_its_trial_and_its_driver(storage: Path, tmp_path: Path) -> None:
+    folder = storage / "killed"
+    flags = [*STUDY, "--storage", str(storage)]
+    run = Run(tmp_path / "out", "tune", *flags, "--name", "killed")
+    run.wait_for(lambda: list(folder.glob("trial_00001/checkpoint_*/checkpoint.pt")))
+    kill("ImplicitFunc")
+    run.wait_for(lambda: ": its process died" in run.text)
+    run.wait_for(lambda: list(folder.glob("trial_0000[23]/checkpoint_*/checkpoint.pt")))
+    run.process.kill()
+    run.process.wait()
+    before = table(folder)
+    assert 0 < len(before) < 4
+
+    # The command that a user would type, once more; and the same with --resume.
+    assert errors.run(tune.main, [*flags, "--name", "killed"]) == 2
+    assert table(folder) == before
+    again = Run(tmp_path / "again", "tune", *flags, "--name", "killed", "--resume")
+    assert again.end() == 0, again.text
+    after = table(folder)
+    assert those_of(before, after) == those_of(before, before)
+    assert errors.run(tune.main, [*flags, "--name", "undisturbed"]) == 0
+    undisturbed = table(storage / "undisturbed")
+    assert [[row[name] for name in SAME] for row in after] == [
+        [row[name] for name in SAME] for row in undisturbed
+    ]
+    assert [(row["trial"], row["epoch"]) for row in table(folder, tables.EPOCHS)] == [
+        (trial, epoch) for trial in range(4) for epoch in (1, 2, 3)
+    ]
+    for row in after:  # bounded: the best, and the last where it is another
+        kept = list(folder.glob(f"trial_{row['trial']:05}*/checkpoint_*"))
+        assert len(kept) <= 2
+        assert folder / row["checkpoint"] in kept
+    # One that was done was gone on with, not begun again.
+    gone_on = [path for path in folder.glob("trial_0000?-1") if list(path.glob("checkpoint_*"))]
+    assert gone_on
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_study_that_is_done_has_nothing_to_go_on_with(storage: Path) -> None:
+    flags = ["--train-size", "300", "--epochs", "1", "--num-trials", "2", "--storage", str(storage)]
+    assert errors.run(tune.main, [*flags, "--name", "done"]) == 0
+    rows = table(storage / "done")
+    files = {path: path.stat().st_mtime for path in storage.glob("done/trial_*/*/checkpoint.pt")}
+    again = ["--resume", "--name", "done", "--storage", str(storage)]
+    assert errors.run(tune.main, again) == 0
+    assert table(storage / "done") == rows
+    assert files == {path: path.stat().st_mtime for path in files}
+
+
+def left() -> set[str]:
+    """Ray's processes, and what lies in the folders of temporary files and of shared memory."""
+    processes = {
+        f"process {each.pid} {_title(each)[:80]}"
+        for each in psutil.process_iter(["cmdline", "status"])
+        if "ray" in _title(each) and each.info["status"] != psutil.STATUS_ZOMBIE
+        if any(word in _title(each) for word in ("ray::", "raylet", "gcs_server", "/ray/"))
+    }
+    ours = ("mnist_ray", "ray", "plasma", "tmp", "torch", "pymp")
+    files = [path for folder in ("/tmp", "/dev/shm", "/tmp/ray") for path in Path(folder).glob("*")]
+    return processes | {str(path) for path in files if path.name.startswith(ours)}
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code", "says"),
+    [
+        ("train", None, 0, "Next: python -m mnist_ray.evaluate"),
+        ("tune", signal.SIGINT, 130, "--resume --name it"),
+        ("train", signal.SIGTERM, 143, "--resume --name it"),
+        ("tune", signal.SIGHUP, 129, ""),
+        ("tune", signal.SIGKILL, -9, ""),
+    ],
+)
+def test_nothing_outlives_a_run(
+    command: str,
+    number: signal.Signals | None,
+    code: int,
+    says: str,
+    storage: Path,
+    tmp_path: Path,
+    alone: None,
+) -> None:
+    before = left()
+    epochs = "50" if number else "1"
+    flags = ["--train-size", "2000", "--epochs", epochs, "--storage", str(storage), "--name", "it"]
+    flags += ["--scheduler", "fifo"] if command == "tune" else []
+    run = Run(tmp_path / "out", command, *flags)
+    saved = "checkpoint_*/*" if command == "train" else "trial_00000/checkpoint_*/*"
+    if number:
+        run.wait_for(lambda: list((storage / "it").glob(saved)))
+        run.process.send_signal(number)
+    assert run.end() == code, run.text
+    assert says in run.text
+    assert "Traceback" not in run.text
+    for _ in range(150):
+        outlived = left() - before
+        # What is killed cannot clear up: Ray's folder of logs and sockets stays, and its agents,
+        # which hold nothing, take a minute to find themselves alone.
+        if code == -9:
+            stay = ("/tmp/mnist_ray-", "Agent ")
+            outlived = {each for each in outlived if not any(word in each for word in stay)}
+        if not outlived:
+            break
+        time.sleep(0.1)
+    assert not outlived
+    if number == signal.SIGINT:
+        assert run.text.splitlines()[-1] == "interrupted"
+    if number and number != signal.SIGKILL:
+        epochs_done = table(storage / "it", tables.EPOCHS)
+        assert epochs_done  # what was found so far is in the tables
+
+
+def test_a_run_of_its_own_listens_on_loopback_alone(
+    storage: Path, tmp_path: Path, alone: None
+) -> None:
+    flags = ["--train-size", "6000", "--epochs", "9", "--workers-per-trial", "2"]
+    before = {each.pid for each in psutil.process_iter()}
+    run = Run(tmp_path / "out", "tune", *flags, "--num-trials", "1", "--storage", str(storage))
+    run.wait_for(lambda: list(storage.glob("*/workers/trial_00000/checkpoint_*")))
+    listening = [
+        (connection.laddr.ip.removeprefix("::ffff:"), psutil.Process(connection.pid).cmdline()[0])
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.pid
+        if connection.pid not in before
+    ]
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130
+    assert len(listening) > 5
+    elsewhere = [title for ip, title in listening if ip != "127.0.0.1"]
+    # PyTorch's store, where workers find each other: it has no setting for this.
+    assert all("RayTrainWorker" in title for title in elsewhere)
+    assert len(elsewhere) <= 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """One of a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by root alone")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
+    folder = small_disk / "full"
+    flags = ["--train-size", "2000", "--epochs", "3", "--num-trials", "6", "--scheduler", "fifo"]
+    flags = [*flags, "--confirm", "0", "--storage", str(small_disk), "--name", "full"]
+    full = Run(tmp_path / "full", "tune", *flags)
+    assert full.end() == 1, full.text
+    assert "error: a disk is full" in full.text.splitlines()[-1]
+    assert "Traceback" not in full.text
+    before = table(folder)
+    assert 0 < len(before) < 6
+    for row in before:
+        assert row["status"] == "ok"
+        checkpoint.load(folder / row["checkpoint"])
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    again = Run(tmp_path / "again", "tune", *flags, "--resume")
+    assert again.end() == 0, again.text
+    after = table(folder)
+    assert [row["trial"] for row in after if row["status"] == "ok"] == list(range(6))
+    assert those_of(before, after) == those_of(before, before)
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[Any]:
+    """Two raylets on this machine, with a core each."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        port = cluster.free_port()
+        patch.setenv(cluster.API_SERVER, f"http://127.0.0.1:{port}")
+        head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": port}
+        nodes = Cluster(initialize_head=True, head_node_args=head)
+        patch.setenv("RAY_ADDRESS", nodes.address)
+        nodes.add_node(num_cpus=1)
+        nodes.wait_for_nodes()
+        yield nodes
+        nodes.shutdown()
+
+
+def lose_a_node(nodes: Any) -> None:
+    (worker,) = nodes.worker_nodes
+    nodes.remove_node(worker, allow_graceful=False)
+
+
+def test_a_study_goes_on_when_a_node_is_lost(two_nodes: Any, storage: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "out", "tune", *STUDY, "--storage", str(storage), "--name", "lost")
+    run.wait_for(lambda: list(storage.glob("lost/trial_00001/checkpoint_*/checkpoint.pt")))
+    lose_a_node(two_nodes)
+    assert run.end() == 0, run.text
+    rows = table(storage / "lost")
+    assert [(row["trial"], row["status"]) for row in rows] == [(i, "ok") for i in range(4)]
+    assert "goes on after epoch" in run.text or "starts again" in run.text
+
+
+def test_training_goes_on_with_fewer_workers_when_a_node_is_lost(
+    two_nodes: Any, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ray Train asks for both workers until it knows, and waits this long for them; 60 s otherwise.
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
+    flags = ["--num-workers", "1:2", "--train-size", "12001", "--epochs", "3"]
+    run = Run(tmp_path / "out", "train", *flags, "--storage", str(storage), "--name", "lost")
+    run.wait_for(lambda: "epoch 1/3" in run.text)
+    time.sleep(1)
+    lose_a_node(two_nodes)
+    assert run.end(240) == 0, run.text
+    epochs = table(storage / "lost", tables.EPOCHS)
+    assert [row["epoch"] for row in epochs] == [1, 2, 3]
+    assert epochs[0]["workers"] == 2
+    assert epochs[2]["workers"] == 1
+    # The batch is the config's with any number: as many steps, over as many images.
+    steps = {round(row["images_per_second"] * row["train_seconds"]) for row in epochs}
+    assert steps == {12_001}
