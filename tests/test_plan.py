@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from mnist_ray import search
 from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
+from mnist_ray.tables import Row
 
 BASE = TrainConfig(**{**STUDY_RECIPE, "epochs": 5})
 PACE = 1e-4
@@ -22,7 +23,8 @@ PACE = 1e-4
 
 class Simulation:
     """Carries a plan out on a clock of its own. `accuracy` says what comes out of a trial; None is
-    a failure. Trials take `speed` times as long as their images say."""
+    a failure. Trials take `speed` times as long as their images say. `rows` are those of the trials
+    that ended, in that order; with those of an earlier one as `recorded`, it goes on."""
 
     def __init__(
         self,
@@ -31,17 +33,25 @@ class Simulation:
         concurrent: int = 1,
         speed: Callable[[int], float] = lambda number: 1.0,
         base: TrainConfig = BASE,
+        recorded: Sequence[Row] = (),
     ) -> None:
         self.now = 0.0
+        self.rows: list[Row] = []
         dimensions = search.parse(study.dimensions(), base)
-        self.plan = Plan(study, base, dimensions, concurrent, clock=lambda: self.now)
+        self.plan = Plan(study, base, dimensions, concurrent, recorded, clock=lambda: self.now)
         running: list[tuple[float, int]] = []
+        self.begun = self.plan.replay()
+        begun = list(self.begun)
         while not self.plan.done:
-            trial = self.plan.next() if len(running) < concurrent else None
-            if trial is not None:
-                config = base.replace(**trial.changes)
+            number = None
+            if len(running) < concurrent:
+                if begun:
+                    number = begun.pop(0)
+                elif self.plan.next() is not None:
+                    number = len(self.plan.trials) - 1
+            if number is not None:
+                config = base.replace(**self.plan.trials[number].changes)
                 images = config.epochs * (60_000 - config.holdout)
-                number = len(self.plan.trials) - 1
                 heapq.heappush(running, (self.now + images * PACE * speed(number), number))
             elif running:
                 began = self.now
@@ -49,8 +59,10 @@ class Simulation:
                 trial = self.plan.trials[number]
                 config = base.replace(**trial.changes)
                 value = accuracy(trial)
-                self.plan.tell(
+                self.rows.append(
                     {
+                        **trial.changes,
+                        "phase": trial.phase,
                         "trial": number,
                         "status": "failed" if value is None else "ok",
                         "best_accuracy": value,
@@ -61,6 +73,7 @@ class Simulation:
                         "total_seconds": config.epochs * (60_000 - config.holdout) * PACE,
                     }
                 )
+                self.plan.tell(self.rows[-1])
                 assert self.now >= began
 
     def of(self, phase: str) -> list[Planned]:
@@ -125,6 +138,41 @@ def test_the_seed_decides_whatever_the_concurrency(name: str, scheduler: str) ->
     assert len(alone) > 8
     for concurrent, seed in itertools.product((1, 2, 4), (1, 2)):
         assert course(concurrent, seed) == alone
+
+
+@given(
+    name=st.sampled_from(["random", "grid", "tpe"]),
+    scheduler=st.sampled_from(["fifo", "one-rung"]),
+    concurrent=st.integers(1, 4),
+    cut=st.integers(0, 20),
+    seed=st.integers(0, 100),
+    budget=st.none() | st.floats(100, 400),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_study_that_is_resumed_takes_the_course_that_it_would_have(
+    name: str, scheduler: str, concurrent: int, cut: int, seed: int, budget: float | None
+) -> None:
+    study = TuneConfig(search=name, scheduler=scheduler, time_budget=budget)
+    durations = random.Random(seed)
+    lasts = [durations.uniform(0.1, 3) for _ in range(100)]
+    whole = Simulation(study, concurrent=concurrent, speed=lambda i: lasts[i])
+    recorded = whole.rows[:cut]
+    rest = Simulation(study, concurrent=concurrent, recorded=recorded)
+    ended = {row["trial"] for row in recorded}
+    assert not ended & {row["trial"] for row in rest.rows}  # none runs again
+    assert rest.begun == sorted(set(range(max(ended, default=-1) + 1)) - ended)
+    assert sorted(rest.plan.rows) == list(range(len(rest.plan.trials)))  # none is missing
+    if budget is None:
+        assert rest.plan.trials == whole.plan.trials
+        assert rest.plan.winner() == whole.plan.winner()
+    for number in ended:  # whatever the clock says now
+        assert rest.plan.trials[number] == whole.plan.trials[number]
+
+
+def test_rows_of_another_study_are_refused() -> None:
+    rows = Simulation(TuneConfig(num_trials=3)).rows
+    with pytest.raises(UserError, match="trial 0 of the results table is not the one"):
+        Simulation(TuneConfig(num_trials=3), base=BASE.replace(seed=1), recorded=rows)
 
 
 def test_another_seed_samples_other_configurations() -> None:

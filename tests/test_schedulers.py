@@ -20,8 +20,8 @@ def scheduler_of(name: str, epochs: int = 3) -> Any:
 
 
 class FakeTrial:
-    def __init__(self, name: str, phase: str = "search") -> None:
-        self.trial_id, self.config = name, {"phase": phase, "trial": name}
+    def __init__(self, name: str | int, phase: str = "search") -> None:
+        self.trial_id, self.config = str(name), {"phase": phase, "trial": name}
 
 
 def test_asha_stops_weak_trials_early_and_none_at_its_last_epoch() -> None:
@@ -45,6 +45,43 @@ def test_asha_stops_weak_trials_early_and_none_at_its_last_epoch() -> None:
     again = FakeTrial("again", "confirm")
     scheduler.on_trial_add(None, again)
     assert report(again, 1, 0.0) == "CONTINUE"
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+def test_a_scheduler_knows_what_was_reported_before_its_study_was_resumed(name: str) -> None:
+    def report(scheduler: Any, trial: FakeTrial, epoch: int, accuracy: float) -> str:
+        row = {"epoch": epoch, "last": False, schedulers.METRIC: accuracy}
+        return str(scheduler.on_trial_result(None, trial, row))
+
+    accuracies = [0.9, 0.8, 0.95, 0.85, 0.7, 0.97]
+    undisturbed = scheduler_of(name)
+    decisions = []
+    for number, accuracy in enumerate(accuracies):
+        trial = FakeTrial(number)
+        undisturbed.on_trial_add(None, trial)
+        decisions.append(report(undisturbed, trial, 1, accuracy))
+    assert set(decisions) == {"CONTINUE", "STOP"}
+
+    # Four had reported, of which three had ended; the fourth goes on.
+    study = TuneConfig(scheduler=name)
+    plan = Plan(study, BASE, search.parse(study.dimensions(), BASE))
+    reported = {
+        number: [{"epoch": 1, "last": False, schedulers.METRIC: accuracy}]
+        for number, accuracy in enumerate(accuracies[:4])
+    }
+    for number in range(4):
+        assert plan.next() is not None
+        if number < 3:
+            plan.tell({"trial": number, "status": "ok", "best_accuracy": accuracies[number]})
+    resumed = schedulers.scheduler(plan, reported)
+    fourth = FakeTrial(3)
+    resumed.on_trial_add(None, fourth)
+    later = []
+    for number, accuracy in list(enumerate(accuracies))[4:]:
+        trial = FakeTrial(number)
+        resumed.on_trial_add(None, trial)
+        later.append(report(resumed, trial, 1, accuracy))
+    assert later == decisions[4:]
 
 
 def test_median_stops_what_is_below_the_others() -> None:

@@ -1,0 +1,143 @@
+"""What an interrupted run left, and what may be gone on with."""
+
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from mnist_ray import checkpoint, errors, resume, runs, tables, train, tune
+from mnist_ray.checkpoint import Checkpoint
+from mnist_ray.config import RunConfig, TrainConfig, TuneConfig
+from mnist_ray.errors import UserError
+from mnist_ray.model import build
+
+CONFIG = TrainConfig(epochs=4, holdout=100)
+
+
+def save(folder: Path, epoch: int) -> None:
+    epochs = [
+        {"epoch": each, "train_loss": each / 7, "holdout_accuracy": 0.5 + each / 10}
+        for each in range(1, epoch + 1)
+    ]
+    state = {"model": build(CONFIG).state_dict(), "optimizer": {}, "epoch": epoch}
+    checkpoint.save(folder, Checkpoint(state, CONFIG, epochs, "0"))
+
+
+def test_a_trial_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path / "trial_00002" / "checkpoint_000000", 1)
+    save(tmp_path / "trial_00002" / "checkpoint_000001", 2)
+    save(tmp_path / "trial_00002-1" / "checkpoint_000000", 3)  # when it was resumed before
+    torn = tmp_path / "trial_00002-1" / "checkpoint_000001"
+    save(torn, 4)
+    content = (torn / checkpoint.FILE).read_bytes()
+    (torn / checkpoint.FILE).write_bytes(content[: len(content) // 2])
+    save(tmp_path / "trial_00001" / "checkpoint_000000", 4)
+    (tmp_path / "trial_00003" / "checkpoint_000000").mkdir(parents=True)
+    save(tmp_path / "workers" / "trial_00004" / "checkpoint_1", 2)
+
+    begun = resume.begun(tmp_path, ended={1})
+    assert list(begun) == [2, 4]
+    trial = begun[2]
+    assert trial.last == tmp_path / "trial_00002-1" / "checkpoint_000000"
+    assert [row["epoch"] for row in trial.epochs] == [1, 2, 3]
+    assert [row["checkpoint"] for row in trial.epochs] == [
+        "trial_00002/checkpoint_000000",
+        "trial_00002/checkpoint_000001",
+        "trial_00002-1/checkpoint_000000",
+    ]
+    assert {(row["run"], row["trial"]) for row in trial.epochs} == {(tmp_path.name, 2)}
+    assert begun[4].last == tmp_path / "workers" / "trial_00004" / "checkpoint_1"
+
+
+def test_the_epochs_of_trials_that_did_not_end_are_left_to_their_checkpoints(
+    tmp_path: Path,
+) -> None:
+    assert resume.ended(tmp_path) == ([], {})
+    epochs = [{"run": "a", "trial": trial, "epoch": 1, "train_loss": 0.5} for trial in (0, 1)]
+    row = tables.trial_row(CONFIG.model_dump(), [], run="a", trial=0, status="failed")
+    tables.write(tmp_path, [row], epochs)
+    rows, by_trial = resume.ended(tmp_path)
+    assert [row["trial"] for row in rows] == [0]
+    assert {trial: len(rows) for trial, rows in by_trial.items()} == {0: 1}
+    assert rows[0]["lr"] == CONFIG.lr
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A study's folder, as it is left before its first trial ended."""
+    base = TrainConfig(holdout=100, epochs=2).model_dump(exclude={"num_workers", "min_workers"})
+    with runs.claimed(tmp_path / "old", "tune", {**base, **TuneConfig().model_dump()}):
+        pass
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "says"),
+    [
+        (tune.main, "--name old", "name old is taken"),
+        (tune.main, "--name old", "or go on with it: --resume"),
+        (tune.main, "--resume", "resume needs the name of the run that is to go on; add --name"),
+        (tune.main, "--resume --name new", "name new cannot be resumed"),
+        (train.main, "--resume --name old", "old holds no train.yaml"),
+        (tune.main, "--resume --name old --lr 0.5", "lr is 0.5, but old began with 0.01"),
+        (
+            tune.main,
+            "--resume --name old --num-trials 7",
+            "num_trials is 7, but old began with None",
+        ),
+        (
+            tune.main,
+            "--resume --name old --space lr=choice(1)",
+            "space is {'lr': 'choice(1)'}, but",
+        ),
+        (tune.main, "--resume --name old --scheduler pbt", "but old began with one-rung"),
+    ],
+)
+def test_what_cannot_be_gone_on_with(
+    command: object, flags: str, says: str, begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (begun / "old" / "tune.yaml").read_text()
+    assert errors.run(command, [*flags.split(), "--storage", str(begun)]) == 2
+    assert says in capsys.readouterr().err
+    assert [path.name for path in begun.rglob("*")] == ["old", "tune.yaml"]
+    assert (begun / "old" / "tune.yaml").read_text() == before
+
+
+def test_a_population_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = TrainConfig(holdout=100).model_dump(exclude={"num_workers", "min_workers"})
+    with runs.claimed(
+        tmp_path / "pbt", "tune", {**base, **TuneConfig(scheduler="pbt").model_dump()}
+    ):
+        pass
+    flags = ["--resume", "--name", "pbt", "--storage", str(tmp_path)]
+    assert errors.run(tune.main, flags) == 2
+    assert "scheduler is pbt, whose population cannot be resumed" in capsys.readouterr().err
+
+
+def test_a_run_is_one_processs_at_a_time(begun: Path) -> None:
+    with (begun / "old" / "tune.yaml").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = pytest.raises(UserError, match="name old is being run by another process")
+        with refused, runs.claimed(begun / "old", "tune", {}):
+            pass
+    with runs.claimed(begun / "old", "tune", {}):
+        pass
+
+
+def test_a_name_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
+    run = RunConfig(storage=tmp_path, name="a")
+    with runs.claimed(runs.folder(run, "train"), "train", CONFIG.model_dump()):
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert TrainConfig(**runs.settings(run.replace(resume=True), "train")) == CONFIG
+    refused = pytest.raises(UserError, match="name a was just taken")
+    with refused, runs.claimed(tmp_path / "a", "tune", {}):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_command_to_go_on_is_one_that_can_be_typed() -> None:
+    command = runs.resume_command(Path("/x y/run"), RunConfig(storage=Path("/x y")), "tune")
+    assert command == "python -m mnist_ray.tune --resume --name run --storage '/x y'"
+    assert runs.resume_command(Path("~/mnist_ray_results/run"), RunConfig(), "train").endswith(
+        "--resume --name run"
+    )
