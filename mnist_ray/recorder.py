@@ -94,7 +94,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = self.numbers[trial.trial_id]
-        self.show.again(number, len(self.epochs[number]), _why(trial.error_file))
+        self.show.again(number, len(self.epochs.get(number, ())), _why(trial.error_file))
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_: Any

@@ -78,12 +78,13 @@ class _SearchOnly(TrialScheduler):  # type: ignore[misc]
 
     def __init__(self, reported: Epochs, **how: Any) -> None:
         super().__init__(**how)
-        self.reported = reported
+        self.reported = dict(reported)
 
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
         super().on_trial_add(controller, trial)
         if trial.config["phase"] == "search":
-            for row in self.reported.get(trial.config["trial"], ()):
+            # Once: a trial that failed is added again.
+            for row in self.reported.pop(trial.config["trial"], ()):
                 super().on_trial_result(controller, trial, row)
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
