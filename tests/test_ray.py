@@ -9,7 +9,7 @@ import mlflow
 import pytest
 import torch
 
-from mnist_ray import checkpoint, data, engine, errors, scoring, tables, train, tune
+from mnist_ray import checkpoint, cluster, data, engine, errors, scoring, tables, train, tune
 from mnist_ray.config import TrainConfig, read_yaml
 from mnist_ray.data import Mnist
 
@@ -87,6 +87,12 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
     assert len(table(folder, tables.EPOCHS)) == 4 + 2 * 8
     for row in rows[:10]:
         assert_checkpoint_scores_what_the_table_says(folder, row, mnist)
+    # A trial ends with the bits of plain Python, with as many threads.
+    config = TrainConfig(**{name: rows[4][name] for name in TrainConfig.model_fields})
+    engine.prepare_process(threads=1)
+    weights = engine.fit(config, data.split(mnist, 101, 300)).state_dict()
+    state = checkpoint.load(folder / "trial_00004" / "checkpoint_000001").state["model"]
+    assert all(torch.equal(state[name], value) for name, value in weights.items())
     # The test set is scored for the final runs alone, which hold nothing out.
     assert [row["trial"] for row in rows if row["test_accuracy"] is not None] == [10, 11]
     assert {row["holdout"] for row in rows[10:]} == {0}
@@ -299,3 +305,39 @@ def test_what_does_not_fit_is_refused_with_the_numbers(
     assert errors.run(command, [*flags, "--storage", str(storage), "--name", "big"]) == 2
     assert says in capfd.readouterr().err
     assert not (storage / "big").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (train.main, "waiting for workers: 2 CPUs needed, 0 of 2 free; something else uses"),
+        (tune.main, "search    0  waits: 1 CPU needed, 0 of 2 free; something else uses"),
+    ],
+)
+def test_what_waits_says_why(
+    command: Any,
+    says: str,
+    storage: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 1)
+    code = """
+import ray, time
+ray.init(logging_level="ERROR")
+@ray.remote(num_cpus=2)
+def hold():
+    print("holding", flush=True)
+    time.sleep(12)
+ray.get(hold.remote())
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert other.stdout
+    assert b"holding" in other.stdout.readline()
+    flags = [*SMALL, "--epochs", "1", "--storage", str(storage)]
+    flags += ["--num-trials", "1"] if command == tune.main else []
+    assert errors.run(command, flags) == 0
+    assert says in capfd.readouterr().out
+    assert other.wait(60) == 0
