@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,7 +15,7 @@ from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
 from mnist_ray import cluster, display_study, errors, runs, tables
 from mnist_ray.config import TrainConfig
-from mnist_ray.plan import Plan
+from mnist_ray.schedulers import Search
 
 DEATHS = {
     "worker process has died": "its process died",
@@ -34,17 +35,19 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         base: TrainConfig,
         split_hash: Callable[[TrainConfig], str],
         show: display_study.Study,
-        plan: Plan,
-        numbers: dict[str, int],
+        searcher: Search,
+        max_failures: int,
         epochs: tables.Epochs,
         why_waiting: Callable[[], str],
         **known: Any,
     ) -> None:
         self.folder, self.base, self.split_hash, self.show = folder, base, split_hash, show
-        self.plan, self.numbers, self.known = plan, numbers, known
+        self.plan, self.numbers, self.known = searcher.plan, searcher.numbers, known
+        self.searcher, self.max_failures = searcher, max_failures
         self.why_waiting = why_waiting
         self.began: dict[int, float] = {}
         self.epochs = epochs
+        self.given_up: Counter[int] = Counter()
         self.looked, self.pending = 0.0, dict[str, float]()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,7 +106,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         self.on_trial_start(iteration, trials, trial)  # it may have failed before it started
-        self._end(trial, status="failed", error=_why(trial.error_file))
+        number, why = self.numbers[trial.trial_id], _why(trial.error_file)
+        self.given_up[number] += 1
+        # Tune gives up at once where the process of the trial before dies while this one takes it.
+        if max(trial.run_metadata.num_failures, self.given_up[number]) <= self.max_failures:
+            self.searcher.try_again(trial.trial_id)
+            self.show.again(number, len(self.epochs[number]), why)
+        else:
+            self._end(trial, status="failed", error=why)
 
     def _end(self, trial: Trial, **known: Any) -> None:
         number = self.numbers[trial.trial_id]

@@ -2,16 +2,8 @@
 
 from collections.abc import Container
 from pathlib import Path
-from typing import NamedTuple
 
 from mnist_ray import checkpoint, runs, tables
-
-
-class Begun(NamedTuple):
-    """A trial that did not end: its epochs so far, and the folder of its last checkpoint."""
-
-    epochs: list[tables.Row]
-    last: Path
 
 
 def ended(study: Path) -> tuple[list[tables.Row], tables.Epochs]:
@@ -27,20 +19,20 @@ def ended(study: Path) -> tuple[list[tables.Row], tables.Epochs]:
     return rows, epochs
 
 
-def begun(study: Path, ended: Container[int]) -> dict[int, Begun]:
-    """The trials that had saved a checkpoint and did not end, by their numbers."""
+def begun(study: Path, ended: Container[int]) -> tables.Epochs:
+    """The epochs of the trials that had saved a checkpoint and did not end."""
     places = [*study.glob("trial_*"), *(study / runs.WORKERS).glob("trial_*")]
     numbers = {int(path.name[6:11]) for path in places}  # of trial_00012, trial_00012-2
     found = {number: _begun(study, number) for number in sorted(numbers) if number not in ended}
-    return {number: trial for number, trial in found.items() if trial}
+    return {number: rows for number, rows in found.items() if rows}
 
 
-def _begun(study: Path, number: int) -> Begun | None:
+def _begun(study: Path, number: int) -> list[tables.Row]:
     folders = runs.trial_folders(study, number)
     saved = checkpoint.whole(path for folder in folders for path in folder.glob("checkpoint_*"))
     if not saved:
-        return None
-    last, newest = list(saved.items())[-1]
+        return []
+    newest = list(saved.values())[-1]
     places = {each.state["epoch"]: str(path.relative_to(study)) for path, each in saved.items()}
     rows = [tables.epoch_row(study.name, number, metrics) for metrics in newest.epochs]
-    return Begun([{**row, "checkpoint": places.get(row["epoch"])} for row in rows], last)
+    return [{**row, "checkpoint": places.get(row["epoch"])} for row in rows]

@@ -52,6 +52,10 @@ class Search(Searcher):  # type: ignore[misc]
         trial = self.plan.trials[number]
         return {**trial.changes, "phase": trial.phase, "trial": number}
 
+    def try_again(self, trial_id: str) -> None:
+        """As a new trial of Tune's, which has given up this one."""
+        self.begun.append(self.numbers.pop(trial_id))
+
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:

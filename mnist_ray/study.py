@@ -89,22 +89,24 @@ def _search(
     """Run the trials that have not ended, first those that had begun."""
     plan, study = searcher.plan, searcher.plan.study
     launches = study.workers_per_trial > 1
-    begun = resume.begun(folder, plan.rows)
-    epochs |= {number: trial.epochs for number, trial in begun.items()}
-    # Beside what a trial saved before the study was resumed, which Tune does not know.
-    again = {number: len(runs.trial_folders(folder, number)) for number in begun}
+    epochs |= resume.begun(folder, plan.rows)
+    names: dict[str, str] = {}
 
     def folder_of(trial: tune.experiment.Trial) -> str:
-        number = searcher.numbers[trial.trial_id]
-        return runs.trial_name(number) + (f"-{again[number]}" if number in again else "")
+        if trial.trial_id not in names:
+            name = runs.trial_name(searcher.numbers[trial.trial_id])
+            # Beside what it saved before, of which this trial of Tune's does not know.
+            before = len(list(folder.glob(f"{name}*")))
+            names[trial.trial_id] = f"{name}-{before}" if before else name
+        return names[trial.trial_id]
 
     recorder = Recorder(
         folder,
         plan.base,
         lambda config: data.split(mnist, config.holdout, config.train_size).hash,
         show,
-        plan,
-        searcher.numbers,
+        searcher,
+        run.max_failures,
         epochs,
         lambda: cluster.why_waiting(share, study.workers_per_trial),
         device=share.device,
@@ -116,7 +118,6 @@ def _search(
         ray.put(mnist),
         share,
         folder,
-        {number: trial.last for number, trial in begun.items()},
         run.max_failures,
     )
     tuner = tune.Tuner(

@@ -4,7 +4,6 @@ A trial is the base recipe with the sampled fields replaced. One with a single w
 trial's own process; one with more launches a TorchTrainer, which takes some 16 seconds to start.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -28,14 +27,12 @@ ask for that much less than the cores they compute on, so that w workers of c co
 
 
 class Shared(NamedTuple):
-    """What all trials of a study get. `begun` has the folder of the last checkpoint of trials that
-    an earlier run of the study left unfinished, by their numbers."""
+    """What all trials of a study get; `folder` is the study's."""
 
     base: TrainConfig
     mnist: ray.ObjectRef
     share: cluster.Share
     folder: Path
-    begun: Mapping[int, Path]
     max_failures: int
 
 
@@ -45,7 +42,7 @@ def trial(sampled: dict[str, Any], shared: Shared) -> None:
     engine.prepare_process(shared.share.cpus)
     splits = data.split(ray.get(shared.mnist), config.holdout, config.train_size)
     epochs, start = [], None
-    if saved := _saved(config, shared.begun.get(sampled["trial"])):
+    if saved := _saved(config, runs.trial_folders(shared.folder, sampled["trial"])):
         epochs, start = saved.epochs, saved.state
         if epochs[-1]["last"]:
             return
@@ -83,10 +80,12 @@ def _config(sampled: dict[str, Any], shared: Shared) -> TrainConfig:
     return shared.base.replace(**fields)
 
 
-def _saved(config: TrainConfig, begun: Path | None) -> Checkpoint | None:
+def _saved(config: TrainConfig, folders: list[Path]) -> Checkpoint | None:
     """What the trial is to go on from, if it is not to begin."""
     if mine := tune.get_checkpoint():  # of this trial, which failed, or of another, in pbt
         with mine.as_directory() as folder:
             return checkpoint.load(Path(folder))
-    saved = checkpoint.load(begun) if begun else None
-    return saved if saved and saved.config == config else None
+    # Tune does not know what the trial saved before the study was interrupted.
+    saved = checkpoint.whole(path for folder in folders for path in folder.glob("checkpoint_*"))
+    last = next(reversed(saved.values()), None)
+    return last if last and last.config == config else None

@@ -39,7 +39,9 @@ MAY_IMPORT = {
     "display_study": {"cluster", "display", "plan", "results", "runs", "tables", "verdict"},
     "schedulers": {"plan", "search", "tables"},
     "tracking": {"errors"},
-    "recorder": {"cluster", "config", "display_study", "errors", "plan", "runs", "tables"},
+    "recorder": {
+        *("cluster", "config", "display_study", "errors", "runs", "schedulers", "tables"),
+    },
     "trainer": {
         *("checkpoint", "cluster", "config", "data", "display", "engine", "errors", "model"),
         *("runs", "scoring", "tables"),

@@ -37,16 +37,14 @@ def test_a_trial_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
 
     begun = resume.begun(tmp_path, ended={1})
     assert list(begun) == [2, 4]
-    trial = begun[2]
-    assert trial.last == tmp_path / "trial_00002-1" / "checkpoint_000000"
-    assert [row["epoch"] for row in trial.epochs] == [1, 2, 3]
-    assert [row["checkpoint"] for row in trial.epochs] == [
+    assert [row["epoch"] for row in begun[2]] == [1, 2, 3]
+    assert [row["checkpoint"] for row in begun[2]] == [
         "trial_00002/checkpoint_000000",
         "trial_00002/checkpoint_000001",
         "trial_00002-1/checkpoint_000000",
     ]
-    assert {(row["run"], row["trial"]) for row in trial.epochs} == {(tmp_path.name, 2)}
-    assert begun[4].last == tmp_path / "workers" / "trial_00004" / "checkpoint_1"
+    assert {(row["run"], row["trial"]) for row in begun[2]} == {(tmp_path.name, 2)}
+    assert [row["checkpoint"] for row in begun[4]] == [None, "workers/trial_00004/checkpoint_1"]
 
 
 def test_the_epochs_of_trials_that_did_not_end_are_left_to_their_checkpoints(

@@ -62,7 +62,7 @@ def write(name: str, rows: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--every", type=float, default=6, help="Seconds between kills.")
+    parser.add_argument("--every", type=float, default=10, help="Seconds between kills.")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         storage = Path(folder)
