@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mnist_ray.config import TrainConfig, build
+from mnist_ray.config import TrainConfig
 from mnist_ray.errors import UserError, usable
+from mnist_ray.fields import build
 
 FILE = "checkpoint.pt"
 FORMAT = 2

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ray import runs
-from mnist_ray.config import Config, RunConfig, Seconds, bounds, build, read_yaml, shown
+from mnist_ray.config import RunConfig, Seconds
 from mnist_ray.errors import UserError, usable
+from mnist_ray.fields import Config, bounds, build, read_yaml, shown
 
 MAY_CHANGE = ("time_budget", "track")
 """What a run that is resumed need not have begun with, besides the fields of RunConfig."""

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from mnist_ray import errors
-from mnist_ray.config import RunConfig, read_yaml
+from mnist_ray.config import RunConfig
 from mnist_ray.errors import UserError
+from mnist_ray.fields import read_yaml
 
 WORKERS = "workers"
 """The folder within a study's of what its trials' own workers save."""

@@ -18,8 +18,9 @@ from optuna.distributions import (
 )
 from optuna.samplers import RandomSampler, TPESampler
 
-from mnist_ray.config import UNREADABLE, TrainConfig, TuneConfig, shown
+from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
+from mnist_ray.fields import UNREADABLE, shown
 
 TPE_LAG = 4
 """Trials that tpe looks past, unless more are to run at a time."""

@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from mnist_ray import flags
-from mnist_ray.config import STUDY_RECIPE, RunConfig, TrainConfig, TuneConfig, bounds, read_yaml
+from mnist_ray.config import STUDY_RECIPE, RunConfig, TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
+from mnist_ray.fields import bounds, read_yaml
 
 REPOSITORY = Path(__file__).parent.parent
 

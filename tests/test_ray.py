@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from mnist_ray import checkpoint, cluster, data, engine, errors, scoring, tables, train, tune
-from mnist_ray.config import TrainConfig, read_yaml
+from mnist_ray.config import TrainConfig
 from mnist_ray.data import Mnist
+from mnist_ray.fields import read_yaml
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
