@@ -18,7 +18,7 @@ train: .venv/installed  ## the reference recipe: 20 epochs
 test: .venv/installed
 	$(BIN)/python -m pytest
 
-recovery: .venv/installed  ## kills runs in every way and goes on with them, 5 minutes
+recovery: .venv/installed  ## kills runs in every way and goes on with them, 10 minutes
 	$(BIN)/python -m pytest -m recovery
 
 check: .venv/installed

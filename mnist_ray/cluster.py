@@ -1,9 +1,11 @@
 """Ray itself: joining a cluster or starting one here, and what it has room for."""
 
+import atexit
 import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -12,12 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
+from ray._common.utils import get_ray_address_file
 
 from mnist_ray import errors
 from mnist_ray.errors import RunFailed, UserError
 
 API_SERVER = "RAY_API_SERVER_ADDRESS"
-RECORD = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
 
 
 class Share(NamedTuple):
@@ -57,11 +59,13 @@ def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
         else:
             options |= {"address": "local", "include_dashboard": dashboard}
             options |= exits.enter_context(_alone(dashboard, verbose))
+        exits.callback(ray.shutdown)
         try:
             ray.init(**options)
         except Exception as error:  # Ray raises this very class where a machine is too busy
             raise RunFailed(f"Ray did not start: {error}") from error
-        exits.callback(ray.shutdown)
+        except SystemExit:  # so Ray heeds SIGTERM while it starts
+            errors.interrupt(signal.SIGTERM)
         errors.heed_signals()
         yield
 
@@ -69,8 +73,13 @@ def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
 @contextmanager
 def _alone(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]:
     """What a cluster of its own needs besides: Ray's options for that, and the environment."""
+    place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     # Short, because there are sockets in it, and their paths can have 107 characters.
-    folder = Path(tempfile.mkdtemp(prefix="mnist_ray-", dir="/tmp"))
+    place = place if len(place) < 20 else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix="mnist_ray-", dir=place))
+    if not verbose:  # or its logs are what one wants to read
+        # Last of all, after Ray's own, where a signal came while it started.
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     options: dict[str, Any] = {"_temp_dir": str(folder)}
     environment = {"TMPDIR": str(folder)}  # where a worker that is killed leaves its own
     if dashboard:
@@ -89,15 +98,16 @@ def _alone(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]:
         constants.ENABLE_RAY_CLUSTER = was
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-        if not verbose:  # or its logs are what one wants to read
+        if not verbose:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_to_join(record: Path = RECORD) -> bool:
+def is_to_join(record: Path | None = None) -> bool:
     """Whether there is a cluster to join: that of RAY_ADDRESS, or of `ray start` on this machine. A
     crash may leave the record of one that is gone, for which Ray would wait for minutes."""
     if address := os.environ.get("RAY_ADDRESS"):
         return address != "local"
+    record = record or Path(get_ray_address_file(None))
     if not record.exists():
         return False
     host, _, port = record.read_text().strip().rpartition(":")

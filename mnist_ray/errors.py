@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 
 
 class UserError(Exception):
@@ -30,10 +31,11 @@ def heed_signals() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-                signal.signal(number, _interrupt)
+                signal.signal(number, interrupt)
 
 
-def _interrupt(number: int, frame: object) -> None:
+def interrupt(number: int, frame: object = None) -> None:
+    """Raise KeyboardInterrupt for the signal `number`."""
     if number == signal.SIGHUP:  # nobody reads any more, and writing would fail
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
@@ -75,10 +77,11 @@ def full_disk_told(folder: Path) -> Iterator[None]:
     except Exception as error:
         if NO_SPACE not in str(error):
             raise
-        free = shutil.disk_usage(folder).free / 1e6
+        free = {each: shutil.disk_usage(each).free for each in (folder, Path(gettempdir()))}
+        full = min(free, key=lambda each: free[each])
         raise RunFailed(
-            f"a disk is full: {folder} has {free:.1f} MB left. What was found so far is kept; make"
-            " room and go on with it."
+            f"a disk is full: {full} has {free[full] / 1e6:.1f} MB left. What was found so far is"
+            " kept; make room and go on with it."
         ) from error
 
 

@@ -51,31 +51,34 @@ def parse(
         )
 
     def configs(values: Mapping[str, Any]) -> list[Any]:
-        return [
-            build(cls, {name: values[name] for name in values if owners[name] is cls})
-            for cls in classes
-        ]
+        return [build(cls, _of(cls, values)) for cls in classes]
 
-    asked = configs({**defaults, **given})
-    if not asked[-1].resume:
-        return asked
-    began = runs.settings(asked[-1], kind)
+    (run,) = (build(cls, _of(cls, given)) for cls in classes if cls is RunConfig)
+    if not run.resume:
+        return configs({**defaults, **given})
+    began = runs.settings(run, kind)
     needed = {name for name, cls in owners.items() if cls is not RunConfig}
     if odd := sorted(needed ^ set(began)):
         raise UserError(
-            f"{kind}.yaml of {asked[-1].name} was written by another version of mnist_ray, or"
+            f"{kind}.yaml of {run.name} was written by another version of mnist_ray, or"
             f" changed: {shown(odd[0])} is {'not a field' if odd[0] in began else 'missing'}."
         )
-    free = (*RunConfig.model_fields, *MAY_CHANGE)
-    resumed = configs({**began, **{name: given[name] for name in given if name in free}})
-    for old, new in zip(resumed, asked, strict=True):
-        for name in given:
-            if name in type(new).model_fields and getattr(old, name) != getattr(new, name):
+    # A number of workers without a range takes back a range.
+    both = {"min_workers": None} if "num_workers" in given else {}
+    asked = configs({**began, **both, **given})
+    for old, new in zip(configs({**began, **_of(RunConfig, given)}), asked, strict=True):
+        for name in type(new).model_fields:
+            was, value = getattr(old, name), getattr(new, name)
+            if value != was and name not in MAY_CHANGE:
                 raise UserError(
-                    f"{name} is {shown(getattr(new, name))}, but {asked[-1].name} began with"
-                    f" {shown(getattr(old, name))}; leave it out, or choose another --name."
+                    f"{name} is {shown(value)}, but {run.name} began with {shown(was)}; leave it"
+                    " out, or choose another --name."
                 )
-    return resumed
+    return asked
+
+
+def _of(cls: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in cls.model_fields}
 
 
 def _add_flag(

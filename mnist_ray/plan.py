@@ -8,7 +8,7 @@ final    the best of those on all training images, scored on the test set
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
@@ -49,11 +49,13 @@ class Plan:
         dimensions: dict[str, Dimension],
         concurrent: int = 1,
         recorded: Iterable[Row] = (),
+        begun: Mapping[int, TrainConfig] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.base, self.concurrent, self.clock = study, base, concurrent, clock
         self.dimensions = dimensions
         self.recorded = {row["trial"]: row for row in recorded}
+        self.begun = begun or {}
         if study.search == "tpe":  # which waits for more to have ended
             self.concurrent = min(concurrent, tpe_lag(study))
         self.sampler = Sampler(study, dimensions, base.seed)
@@ -207,8 +209,8 @@ class Plan:
         budget = self.study.time_budget
         if budget is None:
             return True
-        if later := [number for number in self.recorded if number >= len(self.trials)]:
-            return bool(self.recorded[min(later)]["phase"] == phase)  # as it was decided then
+        if (decided := self._decided(len(self.trials))) is not None:
+            return decided == phase
         outline = self.outline()
         again = {each: n for each, n in outline.items() if each in ("confirm", "final")}
         confirming = self._seconds(again)
@@ -221,6 +223,20 @@ class Plan:
             needed = self._seconds({phase: 1, **search}) or 0.0
             needed += confirming if confirming <= budget / 2 else 0.0
         return self.clock() - self.began + needed <= budget
+
+    def _decided(self, number: int) -> str | None:
+        """The phase of the trial `number` before the study was resumed, or of the next one known:
+        between two phases all must have ended."""
+        known = {each: row["phase"] for each, row in self.recorded.items()}
+        for each, config in self.begun.items():
+            if config.holdout == 0:
+                known[each] = "final"
+            elif config.seed in self.seeds() and "seed" not in self.dimensions:
+                known[each] = "confirm"
+            else:
+                known[each] = "screen" if self.screening and config.epochs == RUNG else "search"
+        later = [each for each in known if each >= number]
+        return known[min(later)] if later else None
 
     def _seconds(self, trials: dict[str, int]) -> float | None:
         """What that many trials of each phase take, at the pace of those that ended."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Container
 from pathlib import Path
+from typing import NamedTuple
 
 from mnist_ray import checkpoint, runs, tables
+from mnist_ray.config import TrainConfig
 
 
 def ended(study: Path) -> tuple[list[tables.Row], tables.Epochs]:
@@ -19,20 +21,29 @@ def ended(study: Path) -> tuple[list[tables.Row], tables.Epochs]:
     return rows, epochs
 
 
-def begun(study: Path, ended: Container[int]) -> tables.Epochs:
-    """The epochs of the trials that had saved a checkpoint and did not end."""
-    places = [*study.glob("trial_*"), *(study / runs.WORKERS).glob("trial_*")]
+class Begun(NamedTuple):
+    """A trial that saved a checkpoint and did not end: its config, and its epochs so far."""
+
+    config: TrainConfig
+    epochs: list[tables.Row]
+
+
+def begun(study: Path, ended: Container[int]) -> dict[int, Begun]:
+    """The trials that had begun, by their numbers."""
+    pattern = "trial_[0-9][0-9][0-9][0-9][0-9]*"
+    places = [*study.glob(pattern), *(study / runs.WORKERS).glob(pattern)]
     numbers = {int(path.name[6:11]) for path in places}  # of trial_00012, trial_00012-2
     found = {number: _begun(study, number) for number in sorted(numbers) if number not in ended}
-    return {number: rows for number, rows in found.items() if rows}
+    return {number: trial for number, trial in found.items() if trial}
 
 
-def _begun(study: Path, number: int) -> list[tables.Row]:
+def _begun(study: Path, number: int) -> Begun | None:
     folders = runs.trial_folders(study, number)
     saved = checkpoint.whole(path for folder in folders for path in folder.glob("checkpoint_*"))
     if not saved:
-        return []
+        return None
     newest = list(saved.values())[-1]
     places = {each.state["epoch"]: str(path.relative_to(study)) for path, each in saved.items()}
     rows = [tables.epoch_row(study.name, number, metrics) for metrics in newest.epochs]
-    return [{**row, "checkpoint": places.get(row["epoch"])} for row in rows]
+    epochs = [{**row, "checkpoint": places.get(row["epoch"])} for row in rows]
+    return Begun(newest.config, epochs)

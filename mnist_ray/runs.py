@@ -52,13 +52,16 @@ def settings(run: RunConfig, kind: str) -> dict[str, Any]:
 
 
 @contextmanager
-def claimed(folder: Path, kind: str, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, the run's folder is there, holds its settings, and is no other process's.
+def claimed(
+    folder: Path, kind: str, settings: Mapping[str, Any], resume: bool = False
+) -> Iterator[None]:
+    """Inside, the run's folder is there, holds its settings, and is no other process's. Without
+    `resume` it is made.
 
     Raises UserError where another process is at this run, or has just taken its name.
     """
     recorded = folder / f"{kind}.yaml"
-    if not recorded.exists():
+    if not resume:
         _make(folder, recorded.name, settings)
     try:
         lock = recorded.open(encoding="utf-8")
@@ -91,7 +94,7 @@ def _make(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
 def resume_command(folder: Path, run: RunConfig, kind: str) -> str:
     """What to type to go on with the run in `folder`."""
     words = ["python", "-m", f"mnist_ray.{kind}", "--resume", "--name", folder.name]
-    for name in ("storage", "data_dir"):
+    for name in ("storage", "data_dir", "max_failures"):
         if getattr(run, name) != RunConfig.model_fields[name].default:
             words += [f"--{name.replace('_', '-')}", str(getattr(run, name))]
     return shlex.join(words)

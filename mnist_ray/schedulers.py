@@ -106,6 +106,14 @@ class Median(_SearchOnly, MedianStoppingRule):  # type: ignore[misc]
     """Golovin et al., KDD 2017, p. 1487: stops a trial whose best accuracy so far is below the
     median of the others' running means."""
 
+    def on_trial_add(self, controller: Any, trial: Trial) -> None:
+        super().on_trial_add(controller, trial)
+        self._stopped_trials.discard(trial)  # it was not, when what is known of it was new
+
+    def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        if "epoch" in result:  # not of one that had reported all before its study was resumed
+            super().on_trial_complete(controller, trial, result)
+
     def _on_insufficient_samples(self, *_: Any) -> str:
         return str(self.CONTINUE)  # Tune's would pause the first trials, and start them again
 
@@ -134,7 +142,8 @@ class Population(_SearchOnly, PopulationBasedTraining):  # type: ignore[misc]
         self._go_on_without(controller, trial)
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
-        self._go_on_without(controller, trial)
+        if not trial.should_recover():
+            self._go_on_without(controller, trial)
 
     def _go_on_without(self, controller: Any, ended: Trial) -> None:
         """Trials that wait for one that diverged or failed would wait for ever."""

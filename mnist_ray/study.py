@@ -53,6 +53,7 @@ def study(
     if run.resume and study.scheduler == "pbt":
         raise UserError("scheduler is pbt, whose population cannot be resumed; start a new study.")
     folder = runs.folder(run, "tune")
+    trackers = tracking.callbacks(study.track, folder.name)
     mnist = data.load(run.data_dir)
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own goes on as if all were done
     # The final runs hold nothing out, and so do not report what schedulers go by.
@@ -63,14 +64,17 @@ def study(
     with cluster.connected(dashboard=study.workers_per_trial > 1, verbose=run.verbose):
         share = cluster.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
         concurrent = _concurrency(study, share)
-        with runs.claimed(folder, "tune", settings):
+        with runs.claimed(folder, "tune", settings, run.resume):
             rows, epochs = resume.ended(folder)
-            plan = Plan(study, base, dimensions, concurrent, rows)
+            begun = resume.begun(folder, epochs)
+            epochs |= {number: each.epochs for number, each in begun.items()}
+            configs = {number: each.config for number, each in begun.items()}
+            plan = Plan(study, base, dimensions, concurrent, rows, configs)
             searcher = schedulers.Search(plan, plan.replay())
             show.begin(plan, share)
             try:
                 with errors.full_disk_told(folder):
-                    recorder = _search(searcher, epochs, folder, mnist, share, run, show)
+                    recorder = _search(searcher, epochs, folder, mnist, share, run, trackers, show)
                     return _finish(recorder, mnist, show)
             except (RunFailed, KeyboardInterrupt):
                 show.stopped(folder, runs.resume_command(folder, run, "tune"))
@@ -84,12 +88,12 @@ def _search(
     mnist: Mnist,
     share: cluster.Share,
     run: RunConfig,
+    trackers: list[tune.Callback],
     show: display_study.Study,
 ) -> Recorder:
     """Run the trials that have not ended, first those that had begun."""
     plan, study = searcher.plan, searcher.plan.study
     launches = study.workers_per_trial > 1
-    epochs |= resume.begun(folder, plan.rows)
     names: dict[str, str] = {}
 
     def folder_of(trial: tune.experiment.Trial) -> str:
@@ -118,7 +122,6 @@ def _search(
         ray.put(mnist),
         share,
         folder,
-        run.max_failures,
     )
     tuner = tune.Tuner(
         tune.with_resources(
@@ -135,7 +138,7 @@ def _search(
         run_config=tune.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
-            callbacks=[recorder, *tracking.callbacks(study.track, folder.name)],
+            callbacks=[recorder, *trackers],
             verbose=1 if run.verbose else 0,
             failure_config=tune.FailureConfig(max_failures=run.max_failures),
             checkpoint_config=tune.CheckpointConfig(

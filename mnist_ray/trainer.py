@@ -5,6 +5,7 @@ gives it the data, a device and its share of the processor, and takes reports ba
 """
 
 import contextlib
+import json
 import shutil
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -42,7 +44,7 @@ REPORT_EVERY = 0.5
 
 def worker(job: dict[str, Any]) -> None:
     """What each of Ray Train's workers runs. `job` has the config, a reference to MNIST, the
-    worker's cores, and the queue to the launcher, or None."""
+    worker's cores, the run's folder, and the queue to the launcher, or None."""
     config: TrainConfig = job["config"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
@@ -50,9 +52,9 @@ def worker(job: dict[str, Any]) -> None:
     splits = data.split(ray.get(job["mnist"]), config.holdout, config.train_size)
     queue: Queue | None = job["queue"] if rank == 0 else None
     epochs, start = [], None
-    if saved := ray.train.get_checkpoint():  # of this run, before it failed or was interrupted
-        with saved.as_directory() as folder:
-            before = checkpoint.load(Path(folder))
+    # Of this run, before it failed or was interrupted.
+    if saved := checkpoint.whole(job["folder"].glob("checkpoint_*")):
+        before = list(saved.values())[-1]
         epochs, start = before.epochs, before.state
     if queue is not None:
         queue.put(("begin", epochs))
@@ -115,9 +117,11 @@ def trainer(
     `cpus_per_worker` is what is asked of Ray, if not the cores that a worker computes on.
     """
     scored_on = "holdout" if config.holdout else "test"
+    _drop_torn_snapshot(storage / name)
+    job = {"config": config, "mnist": mnist, "cpus": share.cpus, "queue": queue}
     return ray.train.torch.TorchTrainer(
         worker,
-        train_loop_config={"config": config, "mnist": mnist, "cpus": share.cpus, "queue": queue},
+        train_loop_config={**job, "folder": storage / name},
         scaling_config=ray.train.ScalingConfig(
             num_workers=(config.min_workers, config.num_workers)
             if config.min_workers
@@ -141,6 +145,18 @@ def trainer(
     )
 
 
+def _drop_torn_snapshot(folder: Path) -> None:
+    """Ray Train writes what it knows of its checkpoints in place. Where it was killed meanwhile, it
+    would refuse to begin; what is to go on from, the workers find themselves."""
+    snapshot = folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    try:
+        json.loads(snapshot.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        snapshot.unlink()
+
+
 def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[str, Any]:
     """Train through Ray Train and write the results tables. Returns the row of the trials table.
 
@@ -151,7 +167,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
     splits = data.split(mnist, config.holdout, config.train_size)
     known: tables.Row = {
         **{"run": folder.name, "trial": 0, "split_hash": splits.hash},
-        **{"started": datetime.now(timezone.utc), **tables.provenance()},
+        **{"started": _started(folder), **tables.provenance()},
     }
     clock = time.monotonic()
     epochs: list[tables.Row] = []
@@ -188,7 +204,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             config.num_workers, config.cpus_per_worker, config.use_gpu, config.min_workers
         )
         known |= {"device": share.device}
-        with runs.claimed(folder, "train", config.model_dump()):
+        with runs.claimed(folder, "train", config.model_dump(), run.resume):
             show.begin(config, share, model.layers(model.build(config)), splits)
             # Beside this process, because another node may be lost.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
@@ -204,19 +220,23 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             )
             try:
                 with show, errors.full_disk_told(folder):
-                    result = _fit(job, queue, on_message, on_wait)
+                    _fit(job, queue, on_message, on_wait)
             except (RunFailed, KeyboardInterrupt) as error:
-                with contextlib.suppress(OSError):  # of a full disk
-                    write(status="failed", error=str(error) or "interrupted")
+                if begun:
+                    with contextlib.suppress(OSError):  # of a full disk
+                        write(status="failed", error=str(error) or "interrupted")
                 show.stopped(runs.resume_command(folder, run, "train"))
                 raise
-    kept = {metrics["epoch"]: Path(saved.path) for saved, metrics in result.best_checkpoints}
-    kept[epochs[-1]["epoch"]] = last = Path(result.checkpoint.path)
+    saved = checkpoint.whole(folder.glob("checkpoint_*"))
+    places = {each.state["epoch"]: path for path, each in saved.items()}
+    last = places[epochs[-1]["epoch"]]
+    kept = {last, places[tables.best_epoch(epochs, splits.scored_on)["epoch"]]}
+    for path in folder.glob("checkpoint_*"):
+        if path.is_dir() and path not in kept:  # Ray Train knows none from before an interruption
+            shutil.rmtree(path, ignore_errors=True)
     for epoch in epochs:
-        if epoch["epoch"] in kept:
-            epoch["checkpoint"] = str(kept[epoch["epoch"]].relative_to(folder))
-    for half_written in set(folder.glob("checkpoint_*")) - set(kept.values()):
-        shutil.rmtree(half_written, ignore_errors=True)
+        place = places.get(epoch["epoch"])
+        epoch["checkpoint"] = str(place.relative_to(folder)) if place in kept else None
     best = tables.best_epoch(epochs, splits.scored_on)
     row = write(checkpoint=best["checkpoint"])
     if splits.scored_on == "holdout":
@@ -233,7 +253,7 @@ def _fit(
     queue: Queue,
     on_message: Callable[[str, Any], None],
     on_wait: Callable[[], None],
-) -> ray.train.Result:
+) -> None:
     """`job.fit()` in a thread, while this one passes the workers' messages on, and tells if none
     came for long."""
     outcome: list[Any] = []
@@ -259,7 +279,14 @@ def _fit(
         raise RunFailed(f"training stopped: {cause(outcome[0])}") from outcome[0]
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
-    return outcome[0]
+
+
+def _started(folder: Path) -> datetime:
+    """When the run began, also where it is resumed now."""
+    if (folder / tables.TRIALS).exists():
+        began: datetime = tables.read(folder)["started"][0].as_py()
+        return began
+    return datetime.now(timezone.utc)
 
 
 def cause(error: BaseException) -> str:

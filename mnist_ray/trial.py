@@ -4,6 +4,7 @@ A trial is the base recipe with the sampled fields replaced. One with a single w
 trial's own process; one with more launches a TorchTrainer, which takes some 16 seconds to start.
 """
 
+import contextlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from mnist_ray import checkpoint, cluster, data, engine, runs, trainer
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import TrainConfig
+from mnist_ray.errors import UserError
 from mnist_ray.schedulers import METRIC
 
 WORTH = "worth_keeping"
@@ -33,7 +35,6 @@ class Shared(NamedTuple):
     mnist: ray.ObjectRef
     share: cluster.Share
     folder: Path
-    max_failures: int
 
 
 def trial(sampled: dict[str, Any], shared: Shared) -> None:
@@ -70,7 +71,7 @@ def launching_trial(sampled: dict[str, Any], shared: Shared) -> None:
         storage=shared.folder / runs.WORKERS,
         name=runs.trial_name(sampled["trial"]),  # Ray Train goes on with one that is there
         keep=None,  # a trial that is stopped may have saved one more epoch than it was asked for
-        max_failures=shared.max_failures,
+        max_failures=0,  # Tune begins this again, and Ray Train goes on
         callbacks=[TuneReportCallback()],
     ).fit()
 
@@ -83,9 +84,9 @@ def _config(sampled: dict[str, Any], shared: Shared) -> TrainConfig:
 def _saved(config: TrainConfig, folders: list[Path]) -> Checkpoint | None:
     """What the trial is to go on from, if it is not to begin."""
     if mine := tune.get_checkpoint():  # of this trial, which failed, or of another, in pbt
-        with mine.as_directory() as folder:
+        with contextlib.suppress(UserError), mine.as_directory() as folder:
             return checkpoint.load(Path(folder))
-    # Tune does not know what the trial saved before the study was interrupted.
+    # Or what the trial saved before the study was interrupted, of which Tune does not know.
     saved = checkpoint.whole(path for folder in folders for path in folder.glob("checkpoint_*"))
     last = next(reversed(saved.values()), None)
     return last if last and last.config == config else None

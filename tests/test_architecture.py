@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "runs": {"config", "errors", "fields"},
     "search": {"config", "errors", "fields"},
     "plan": {"config", "errors", "search", "tables"},
-    "resume": {"checkpoint", "runs", "tables"},
+    "resume": {"checkpoint", "config", "runs", "tables"},
     "display": {"cluster", "config", "data", "model"},
     "verdict": set(),
     "display_study": {"cluster", "display", "plan", "results", "runs", "tables", "verdict"},
@@ -48,7 +48,8 @@ MAY_IMPORT = {
         *("runs", "scoring", "tables"),
     },
     "trial": {
-        *("checkpoint", "cluster", "config", "data", "engine", "runs", "schedulers", "trainer"),
+        *("checkpoint", "cluster", "config", "data", "engine", "errors", "runs", "schedulers"),
+        "trainer",
     },
     "train": {"config", "display", "errors", "flags", "trainer"},
     "study": {

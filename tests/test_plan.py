@@ -24,7 +24,8 @@ PACE = 1e-4
 class Simulation:
     """Carries a plan out on a clock of its own. `accuracy` says what comes out of a trial; None is
     a failure. Trials take `speed` times as long as their images say. `rows` are those of the trials
-    that ended, in that order; with those of an earlier one as `recorded`, it goes on."""
+    that ended, in that order, and `planned` how many had been begun by then. With those of an
+    earlier one as `recorded`, and the configs of trials that had `begun`, it goes on."""
 
     def __init__(
         self,
@@ -34,19 +35,23 @@ class Simulation:
         speed: Callable[[int], float] = lambda number: 1.0,
         base: TrainConfig = BASE,
         recorded: Sequence[Row] = (),
+        begun: dict[int, TrainConfig] | None = None,
     ) -> None:
         self.now = 0.0
         self.rows: list[Row] = []
+        self.planned = [0]
         dimensions = search.parse(study.dimensions(), base)
-        self.plan = Plan(study, base, dimensions, concurrent, recorded, clock=lambda: self.now)
+        self.plan = Plan(
+            study, base, dimensions, concurrent, recorded, begun, clock=lambda: self.now
+        )
         running: list[tuple[float, int]] = []
         self.begun = self.plan.replay()
-        begun = list(self.begun)
+        go_on = list(self.begun)
         while not self.plan.done:
             number = None
             if len(running) < concurrent:
-                if begun:
-                    number = begun.pop(0)
+                if go_on:
+                    number = go_on.pop(0)
                 elif self.plan.next() is not None:
                     number = len(self.plan.trials) - 1
             if number is not None:
@@ -73,6 +78,7 @@ class Simulation:
                         "total_seconds": config.epochs * (60_000 - config.holdout) * PACE,
                     }
                 )
+                self.planned.append(len(self.plan.trials))
                 self.plan.tell(self.rows[-1])
                 assert self.now >= began
 
@@ -157,15 +163,20 @@ def test_a_study_that_is_resumed_takes_the_course_that_it_would_have(
     lasts = [durations.uniform(0.1, 3) for _ in range(100)]
     whole = Simulation(study, concurrent=concurrent, speed=lambda i: lasts[i])
     recorded = whole.rows[:cut]
-    rest = Simulation(study, concurrent=concurrent, recorded=recorded)
     ended = {row["trial"] for row in recorded}
+    begun = {
+        number: BASE.replace(**whole.plan.trials[number].changes)
+        for number in range(whole.planned[len(recorded)])
+        if number not in ended
+    }
+    rest = Simulation(study, concurrent=concurrent, recorded=recorded, begun=begun)
     assert not ended & {row["trial"] for row in rest.rows}  # none runs again
     assert rest.begun == sorted(set(range(max(ended, default=-1) + 1)) - ended)
     assert sorted(rest.plan.rows) == list(range(len(rest.plan.trials)))  # none is missing
     if budget is None:
         assert rest.plan.trials == whole.plan.trials
         assert rest.plan.winner() == whole.plan.winner()
-    for number in ended:  # whatever the clock says now
+    for number in ended | begun.keys():  # whatever the clock says now
         assert rest.plan.trials[number] == whole.plan.trials[number]
 
 

@@ -122,6 +122,64 @@ def test_a_killed_worker_changes_no_bit(
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_a_training_run_goes_on_after_all_that_went_wrong(
+    storage: Path, tmp_path: Path, mnist: Mnist
+) -> None:
+    folder = storage / "it"
+    flags = ["--train-size", "12000", "--epochs", "4", "--cpus-per-worker", "1"]
+    flags = [*flags, "--storage", str(storage), "--name", "it"]
+    once = Run(tmp_path / "once", "train", *flags, "--max-failures", "0")
+    once.wait_for(lambda: "epoch 1/4" in once.text)
+    time.sleep(1)
+    kill("RayTrainWorker")
+    assert once.end() == 1, once.text
+    assert "error: training stopped" in once.text.splitlines()[-1]
+    assert [row["status"] for row in table(folder)] == ["failed"]
+
+    twice = Run(tmp_path / "twice", "train", *flags, "--resume")
+    twice.wait_for(lambda: "epoch 3/4" in twice.text)
+    twice.process.kill()
+    twice.process.wait()
+    assert "going on after epoch" in twice.text
+    assert [row["status"] for row in table(folder)] == ["running"]
+    time.sleep(2)  # for its workers to end
+
+    # As if it was killed while it wrote.
+    *_, newest = checkpoint.whole(folder.glob("checkpoint_*"))
+    for torn in (newest / checkpoint.FILE, folder / "checkpoint_manager_snapshot.json"):
+        torn.write_bytes(torn.read_bytes()[:-100])
+    third = Run(tmp_path / "third", "train", *flags, "--resume")
+    assert third.end() == 0, third.text
+    assert [row["epoch"] for row in table(folder, tables.EPOCHS)] == [1, 2, 3, 4]
+    config = TrainConfig(train_size=12_000, epochs=4)
+    engine.prepare_process(1)
+    undisturbed = engine.fit(config, data.split(mnist, 0, 12_000)).state_dict()
+    weights = last_weights(folder)
+    assert all(torch.equal(weights[name], undisturbed[name]) for name in undisturbed)
+    (row,) = table(folder)
+    assert row["status"] == "ok"
+    kept = [path for path in folder.glob("checkpoint_*") if path.is_dir()]
+    assert len(kept) <= 2  # the best and the last
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_data_parallel_trial_goes_on_when_a_worker_is_killed(
+    storage: Path, tmp_path: Path
+) -> None:
+    flags = ["--workers-per-trial", "2", "--num-trials", "1", "--train-size", "12000"]
+    flags = [*flags, "--epochs", "3", "--storage", str(storage), "--name", "it"]
+    run = Run(tmp_path / "out", "tune", *flags)
+    run.wait_for(lambda: list(storage.glob("it/workers/trial_00000/checkpoint_*/checkpoint.pt")))
+    time.sleep(1)
+    kill("RayTrainWorker")
+    assert run.end() == 0, run.text
+    assert "goes on after epoch" in run.text
+    (row,) = table(storage / "it")
+    assert (row["status"], row["epochs_trained"]) == ("ok", 3)
+    assert [each["epoch"] for each in table(storage / "it", tables.EPOCHS)] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_study_survives_its_trial_and_its_driver(storage: Path, tmp_path: Path) -> None:
     folder = storage / "killed"
     flags = [*STUDY, "--storage", str(storage)]
@@ -231,6 +289,23 @@ def test_nothing_outlives_a_run(
     if number and number != signal.SIGKILL:
         epochs_done = table(storage / "it", tables.EPOCHS)
         assert epochs_done  # what was found so far is in the tables
+
+
+@pytest.mark.parametrize("seconds", [2, 4])
+def test_a_signal_while_ray_starts(
+    seconds: int, storage: Path, tmp_path: Path, alone: None
+) -> None:
+    before = left()
+    run = Run(tmp_path / "out", "train", "--storage", str(storage), "--name", "it")
+    time.sleep(seconds)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end() == 143, run.text
+    assert run.text.splitlines()[-1] == "interrupted"
+    for _ in range(150):
+        if not left() - before:
+            break
+        time.sleep(0.1)
+    assert not left() - before
 
 
 def test_a_run_of_its_own_listens_on_loopback_alone(

@@ -32,19 +32,23 @@ def test_a_trial_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
     content = (torn / checkpoint.FILE).read_bytes()
     (torn / checkpoint.FILE).write_bytes(content[: len(content) // 2])
     save(tmp_path / "trial_00001" / "checkpoint_000000", 4)
+    (tmp_path / "trial_notes.txt").touch()
     (tmp_path / "trial_00003" / "checkpoint_000000").mkdir(parents=True)
     save(tmp_path / "workers" / "trial_00004" / "checkpoint_1", 2)
 
     begun = resume.begun(tmp_path, ended={1})
     assert list(begun) == [2, 4]
-    assert [row["epoch"] for row in begun[2]] == [1, 2, 3]
-    assert [row["checkpoint"] for row in begun[2]] == [
+    assert [row["epoch"] for row in begun[2].epochs] == [1, 2, 3]
+    assert [row["checkpoint"] for row in begun[2].epochs] == [
         "trial_00002/checkpoint_000000",
         "trial_00002/checkpoint_000001",
         "trial_00002-1/checkpoint_000000",
     ]
-    assert {(row["run"], row["trial"]) for row in begun[2]} == {(tmp_path.name, 2)}
-    assert [row["checkpoint"] for row in begun[4]] == [None, "workers/trial_00004/checkpoint_1"]
+    assert {(row["run"], row["trial"]) for row in begun[2].epochs} == {(tmp_path.name, 2)}
+    assert [row["checkpoint"] for row in begun[4].epochs] == [
+        None,
+        "workers/trial_00004/checkpoint_1",
+    ]
 
 
 def test_the_epochs_of_trials_that_did_not_end_are_left_to_their_checkpoints(
@@ -116,9 +120,9 @@ def test_a_run_is_one_processs_at_a_time(begun: Path) -> None:
     with (begun / "old" / "tune.yaml").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         refused = pytest.raises(UserError, match="name old is being run by another process")
-        with refused, runs.claimed(begun / "old", "tune", {}):
+        with refused, runs.claimed(begun / "old", "tune", {}, resume=True):
             pass
-    with runs.claimed(begun / "old", "tune", {}):
+    with runs.claimed(begun / "old", "tune", {}, resume=True):
         pass
 
 
@@ -128,7 +132,7 @@ def test_a_name_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert TrainConfig(**runs.settings(run.replace(resume=True), "train")) == CONFIG
     refused = pytest.raises(UserError, match="name a was just taken")
-    with refused, runs.claimed(tmp_path / "a", "tune", {}):
+    with refused, runs.claimed(tmp_path / "a", "train", {}):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

@@ -82,6 +82,12 @@ def test_a_scheduler_knows_what_was_reported_before_its_study_was_resumed(name: 
         resumed.on_trial_add(None, trial)
         later.append(report(resumed, trial, 1, accuracy))
     assert later == decisions[4:]
+    # The fourth reports on, and one that had reported its last epoch ends without another.
+    assert report(resumed, fourth, 2, 0.99) == "CONTINUE"
+    resumed.on_trial_complete(None, fourth, {})
+    fifth = FakeTrial(9)
+    resumed.on_trial_add(None, fifth)
+    assert report(resumed, fifth, 2, 0.99) == "CONTINUE"
 
 
 def test_median_stops_what_is_below_the_others() -> None:
