@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
-from mnist_ray import cluster, display_study, errors, runs, tables
+from mnist_ray import cluster, display_study, errors, resume, runs, tables
 from mnist_ray.config import TrainConfig
 from mnist_ray.schedulers import Search
 
@@ -111,6 +111,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         # Tune gives up at once where the process of the trial before dies while this one takes it.
         if max(trial.run_metadata.num_failures, self.given_up[number]) <= self.max_failures:
             self.searcher.try_again(trial.trial_id)
+            if saved := resume.trial(self.folder, number):  # which it will go on from
+                self.epochs[number] = saved.epochs
             self.show.again(number, len(self.epochs[number]), why)
         else:
             self._end(trial, status="failed", error=why)

@@ -33,11 +33,12 @@ def begun(study: Path, ended: Container[int]) -> dict[int, Begun]:
     pattern = "trial_[0-9][0-9][0-9][0-9][0-9]*"
     places = [*study.glob(pattern), *(study / runs.WORKERS).glob(pattern)]
     numbers = {int(path.name[6:11]) for path in places}  # of trial_00012, trial_00012-2
-    found = {number: _begun(study, number) for number in sorted(numbers) if number not in ended}
-    return {number: trial for number, trial in found.items() if trial}
+    found = {number: trial(study, number) for number in sorted(numbers) if number not in ended}
+    return {number: each for number, each in found.items() if each}
 
 
-def _begun(study: Path, number: int) -> Begun | None:
+def trial(study: Path, number: int) -> Begun | None:
+    """What a trial has saved so far."""
     folders = runs.trial_folders(study, number)
     saved = checkpoint.whole(path for folder in folders for path in folder.glob("checkpoint_*"))
     if not saved:

@@ -52,9 +52,7 @@ def worker(job: dict[str, Any]) -> None:
     splits = data.split(ray.get(job["mnist"]), config.holdout, config.train_size)
     queue: Queue | None = job["queue"] if rank == 0 else None
     epochs, start = [], None
-    # Of this run, before it failed or was interrupted.
-    if saved := checkpoint.whole(job["folder"].glob("checkpoint_*")):
-        before = list(saved.values())[-1]
+    if before := _before(job["folder"]):
         epochs, start = before.epochs, before.state
     if queue is not None:
         queue.put(("begin", epochs))
@@ -96,6 +94,15 @@ def worker(job: dict[str, Any]) -> None:
         on_epoch=on_epoch,
         start=start,
     )
+
+
+def _before(folder: Path) -> Checkpoint | None:
+    """What this run saved last, before it failed or was interrupted: what Ray Train took note of
+    and reported, or if that cannot be read the newest that can."""
+    noted = ray.train.get_checkpoint()
+    saved = checkpoint.whole([Path(noted.path)] if noted else [])
+    saved = saved or checkpoint.whole(folder.glob("checkpoint_*"))
+    return next(reversed(saved.values()), None)
 
 
 def trainer(
@@ -171,7 +178,6 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
     }
     clock = time.monotonic()
     epochs: list[tables.Row] = []
-
     begun = False
 
     def on_message(kind: str, content: Any) -> None:

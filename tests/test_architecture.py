@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "schedulers": {"plan", "search", "tables"},
     "tracking": {"errors"},
     "recorder": {
-        *("cluster", "config", "display_study", "errors", "runs", "schedulers", "tables"),
+        *("cluster", "config", "display_study", "errors", "resume", "runs", "schedulers"),
+        "tables",
     },
     "trainer": {
         *("checkpoint", "cluster", "config", "data", "display", "engine", "errors", "model"),
