@@ -332,13 +332,12 @@ def hold():
     time.sleep(12)
 ray.get(hold.remote())
 """
-    other = subprocess.Popen(
-        [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert other.stdout
-    assert b"holding" in other.stdout.readline()
     flags = [*SMALL, "--epochs", "1", "--storage", str(storage)]
     flags += ["--num-trials", "1"] if command == tune.main else []
-    assert errors.run(command, flags) == 0
-    assert says in capfd.readouterr().out
-    assert other.wait(60) == 0
+    other = [sys.executable, "-u", "-c", code]
+    with subprocess.Popen(other, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as holding:
+        assert holding.stdout
+        assert b"holding" in holding.stdout.readline()
+        assert errors.run(command, flags) == 0
+        assert says in capfd.readouterr().out
+        assert holding.wait(60) == 0
