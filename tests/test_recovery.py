@@ -39,8 +39,7 @@ class Run:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **env},
-                # Where the tests run in the background, Ctrl-C is ignored, and children inherit it.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=_heed_all,
             )
 
     @property
@@ -60,6 +59,13 @@ class Run:
             return self.process.wait(seconds)
         finally:
             self.process.kill()
+
+
+def _heed_all() -> None:
+    """Where the tests run in the background, Ctrl-C is ignored, and under nohup SIGHUP; what they
+    start inherits that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
