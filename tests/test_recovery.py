@@ -46,7 +46,7 @@ class Run:
     def text(self) -> str:
         return self.output.read_text()
 
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 120) -> Any:
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
         for _ in range(int(seconds / 0.05)):
             if value := condition():
                 return value
@@ -54,7 +54,7 @@ class Run:
             time.sleep(0.05)
         raise AssertionError(f"it did not come to it: {self.text}")
 
-    def end(self, seconds: float = 120) -> int:
+    def end(self, seconds: float = 240) -> int:
         try:
             return self.process.wait(seconds)
         finally:
