@@ -165,7 +165,8 @@ def _run(folder: Path) -> Iterator[str]:
     yield _section("Where the time went", _cost(trials), figures.budget(trials))
     predictions = folder / tables.PREDICTIONS
     if predictions.is_file():
-        yield from _mistakes(tables.read(folder, tables.PREDICTIONS).to_pandas())
+        table = tables.read(folder, tables.PREDICTIONS, needed=tables.PREDICTION_COLUMNS)
+        yield from _mistakes(table.to_pandas())
     yield _failures(trials)
     yield _all_trials(folder)
 

@@ -13,7 +13,7 @@ def ended(study: Path) -> tuple[list[tables.Row], tables.Epochs]:
     be read."""
     if not (study / tables.TRIALS).exists():
         return [], {}
-    rows = tables.read(study).to_pylist()
+    rows = tables.read(study, needed=tables.TRIAL_COLUMNS).to_pylist()
     epochs: tables.Epochs = {row["trial"]: [] for row in rows}
     for row in tables.read(study, tables.EPOCHS).to_pylist():
         if row["trial"] in epochs:  # those of the others are in their checkpoints

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -168,13 +168,17 @@ def write(folder: Path, trials: Sequence[Row], epochs: Sequence[Row]) -> None:
     ):
         names = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
         table = pa.table({name: [row.get(name) for row in rows] for name in names})
-        _replace(folder / name, table, pq.write_table)
+        _replace(folder / name, table, _write_parquet)
         _replace(folder / Path(name).with_suffix(".csv"), table, pyarrow.csv.write_csv)
 
 
 def write_predictions(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write the winner's predictions, as columns that PREDICTION_COLUMNS names."""
-    _replace(folder / PREDICTIONS, pa.table(columns), pq.write_table)
+    _replace(folder / PREDICTIONS, pa.table(columns), _write_parquet)
+
+
+def _write_parquet(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, write_page_checksum=True)  # or a flipped bit is another accuracy
 
 
 def _replace(path: Path, table: pa.Table, write_table: Callable[[pa.Table, Path], None]) -> None:
@@ -186,19 +190,20 @@ def _replace(path: Path, table: pa.Table, write_table: Callable[[pa.Table, Path]
         partial.unlink(missing_ok=True)  # where the disk is full
 
 
-def read(folder: Path, name: str = TRIALS) -> pa.Table:
-    """A table of a run's folder; raises UserError where there is none that can be read."""
+def read(folder: Path, name: str = TRIALS, needed: Iterable[str] = ("run", "trial")) -> pa.Table:
+    """A table of a run's folder; raises UserError where there is none that can be read, or one
+    without a column that is `needed`."""
     path = errors.usable("path", folder) / name
     if not path.is_file():
         raise errors.UserError(f"path {folder} holds no {name}; name the folder of a run.")
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise errors.UserError(
-            f"path {path} cannot be read: {str(error).splitlines()[0]}"
-        ) from None
-    needed = set(PREDICTION_COLUMNS) if name == PREDICTIONS else {"run", "trial"}
-    if missing := sorted(needed - set(table.column_names)):
+        table = pq.read_table(path, page_checksum_verification=True)
+        table.validate(full=True)
+        present = set(table.column_names)
+    except Exception as error:  # whatever a reader of damaged bytes raises
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise errors.UserError(f"path {path} cannot be read: {reason[0]}") from None
+    if missing := sorted(set(needed) - present):
         raise errors.UserError(
             f"path {path} is not a results table: it has no column {missing[0]}."
         )

@@ -127,7 +127,7 @@ def test_the_best_so_far_never_falls(study: Path) -> None:
 
 
 def test_the_confusion_matrix_counts_every_image(study: Path) -> None:
-    predictions = tables.read(study, tables.PREDICTIONS).to_pandas()
+    predictions = tables.read(study, tables.PREDICTIONS, needed=["index"]).to_pandas()
     figure = figures.confusion(predictions)
     assert sum(int(text) for row in figure.data[0].text for text in row) == len(predictions)
     assert figure.data[0].z[5][3] == figure.data[0].z[7][1] == 1
