@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 from mnist_ray.config import TrainConfig
-from mnist_ray.errors import UserError, usable
+from mnist_ray.errors import UserError, reason
 from mnist_ray.fields import build
+from mnist_ray.storage import Place, place
 
 FILE = "checkpoint.pt"
 FORMAT = 2
@@ -39,7 +40,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     os.replace(partial, folder / FILE)
 
 
-def whole(folders: Iterable[Path]) -> dict[Path, Checkpoint]:
+def whole(folders: Iterable[Place]) -> dict[Place, Checkpoint]:
     """The checkpoints among `folders`, that of the most epochs last. What a kill left half-written
     is passed over."""
     found = {}
@@ -49,14 +50,14 @@ def whole(folders: Iterable[Path]) -> dict[Path, Checkpoint]:
     return dict(sorted(found.items(), key=lambda pair: pair[1].state["epoch"]))
 
 
-def load(folder: Path) -> Checkpoint:
+def load(folder: str | Place) -> Checkpoint:
     """Read a checkpoint onto the CPU; raises UserError where there is none that can be used."""
-    path = usable("checkpoint", folder) / FILE
+    path = place("checkpoint", folder) / FILE
     try:
         archive = io.BytesIO(path.read_bytes())
     except OSError as error:
         raise UserError(
-            f"checkpoint {folder} holds no {FILE} that can be read ({error.strerror});"
+            f"checkpoint {folder} holds no {FILE} that can be read ({reason(error)});"
             " name a checkpoint's folder, as printed at the end of a run."
         ) from None
     try:

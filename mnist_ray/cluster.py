@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import ray
 from ray._common.utils import get_ray_address_file
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mnist_ray import errors
 from mnist_ray.errors import RunFailed, UserError
@@ -156,6 +157,33 @@ def room(each: Share) -> int:
     """How many workers fit on the cluster's nodes at a time."""
     nodes = zip(_per_node("CPU"), _per_node("GPU"), strict=True)
     return sum(min(cpus // each.cpus, gpus if each.gpus else cpus) for cpus, gpus in nodes)
+
+
+def check_shared(folder: Path) -> None:
+    """Raises UserError where a node of the cluster does not have this folder of this machine, with
+    what is in it."""
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    if not others:
+        return
+    with tempfile.NamedTemporaryFile(prefix=".mnist_ray-", dir=folder) as mark:
+        looks = [
+            _there.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(mark.name)
+            for node in others
+        ]
+        for node, there in zip(others, ray.get(looks), strict=True):
+            if not there:
+                raise UserError(
+                    f"storage {folder} is not shared: node {node['NodeManagerAddress']} does not"
+                    " have it; use a folder that all nodes share, or a URI like s3://bucket/path."
+                )
+
+
+@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
+def _there(path: str) -> bool:
+    return Path(path).exists()
 
 
 PATIENCE = 30

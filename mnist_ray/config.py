@@ -113,14 +113,18 @@ class TrainConfig(Config):
         return self
 
 
+Location = Annotated[str, BeforeValidator(lambda at: str(at) if isinstance(at, Path) else at)]
+
+
 class RunConfig(Config):
     """Where a run's data and results lie, and how much it prints. Decides nothing learned."""
 
     data_dir: Path = Field(
         Path("~/.cache/mnist_ray"), description="Folder of MNIST's files; fetched if missing."
     )
-    storage: Path = Field(
-        Path("~/mnist_ray_results"), description="Folder that gets a folder per run."
+    storage: Location = Field(
+        "~/mnist_ray_results",
+        description="Folder, or a URI like s3://bucket/path, that gets a folder per run.",
     )
     name: str | None = Field(
         None,

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Container
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +13,7 @@ from mnist_ray.cluster import Share
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Splits
 from mnist_ray.model import Layer
+from mnist_ray.storage import Place
 
 
 def console() -> Console:
@@ -94,7 +94,7 @@ class Training:
             f"  {metrics['train_seconds']:.1f} s  {metrics['images_per_second']:,.0f} images/s"
         )
 
-    def end(self, row: dict[str, Any], folder: Path, last: Path) -> None:
+    def end(self, row: dict[str, Any], folder: Place, last: Place) -> None:
         where = described(row["scored_on"])
         self.console.print(
             f"\n{row['status']}: {where} accuracy {row['final_accuracy']:.2%} after the last epoch,"

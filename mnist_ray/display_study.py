@@ -1,18 +1,20 @@
 """What a study prints: a line per finished trial, and on a terminal the running ones below."""
 
+import contextlib
 import shlex
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.live import Live
 from rich.table import Table
 
-from mnist_ray import results, runs, tables
+from mnist_ray import results, storage, tables
 from mnist_ray.cluster import Share
 from mnist_ray.display import console, described_workers, recipe
+from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
+from mnist_ray.storage import Place
 from mnist_ray.verdict import mean_and_deviation, verdict
 
 
@@ -90,10 +92,11 @@ class Study:
     def wait(self, number: int, why: str) -> None:
         self.console.print(f"{self.plan.trials[number].phase:<7} {number:>3}  waits: {why}")
 
-    def stopped(self, folder: Path, resume: str) -> None:
+    def stopped(self, folder: Place, resume: str) -> None:
         """What a study that did not come to its end has found so far."""
         if self.plan.rows:
-            self._table(folder, "status != ''")
+            with contextlib.suppress(UserError):  # where the storage is what failed
+                self._table(folder, "status != ''")
         self.console.print(f"tables  {folder}\n\nTo go on with it:\n  {resume}")
 
     def end_trial(self, row: dict[str, Any]) -> None:
@@ -113,7 +116,7 @@ class Study:
             self.foretold = True
             self.console.print(f"about {minutes(left)} to go")
 
-    def end(self, folder: Path, recipe_file: Path | None) -> None:
+    def end(self, folder: Place, recipe_file: Place | None) -> None:
         plan = self.plan
         number = plan.winner()
         assert number is not None
@@ -140,9 +143,10 @@ class Study:
             self.console.print(
                 f"test accuracy    {best['test_accuracy']:.2%} of its checkpoint, scored once"
             )
+        megabytes = storage.size(folder) / 1e6
         self.console.print(
             f"checkpoint       {folder / saved}\n"
-            f"tables           {folder}, {runs.size(folder) / 1e6:,.1f} MB with its checkpoints\n"
+            f"tables           {folder}, {megabytes:,.1f} MB with its checkpoints\n"
             f"time             {minutes(time.monotonic() - self.began)}\n\n"
             "Next:\n"
             f"  python -m mnist_ray.results {shlex.quote(str(folder))} --report report.html\n"
@@ -153,7 +157,7 @@ class Study:
                 f"  python -m mnist_ray.train --config {shlex.quote(str(recipe_file))} --holdout 0"
             )
 
-    def _table(self, folder: Path, condition: str) -> None:
+    def _table(self, folder: Place, condition: str) -> None:
         rows = results.ranked(results.where(tables.read(folder), condition))
         self.console.print(f"\n{results.render(results.summary(rows), 'table')}\n")
 

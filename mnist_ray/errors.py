@@ -70,19 +70,34 @@ NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 @contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
-    """Raises RunFailed for whatever was raised, by Ray too, because a disk was full."""
+def storage_told(folder: object) -> Iterator[None]:
+    """Raises RunFailed for whatever was raised, by Ray too, because a disk was full or a bucket
+    could not be reached."""
     try:
         yield
     except Exception as error:
+        if lines := [line for line in str(error).splitlines() if "AWS Error" in line]:
+            raise RunFailed(
+                f"storage {folder} failed: {lines[-1].strip()} What was found so far is kept; go on"
+                " with it when the storage is there again."
+            ) from error
         if NO_SPACE not in str(error):
             raise
-        free = {each: shutil.disk_usage(each).free for each in (folder, Path(gettempdir()))}
+        here = [each for each in (folder, Path(gettempdir())) if isinstance(each, Path)]
+        free = {each: shutil.disk_usage(each).free for each in here}
         full = min(free, key=lambda each: free[each])
         raise RunFailed(
             f"a disk is full: {full} has {free[full] / 1e6:.1f} MB left. What was found so far is"
             " kept; make room and go on with it."
         ) from error
+
+
+def reason(error: Exception) -> str:
+    """Why something could not be read or written, in a line."""
+    text = getattr(error, "strerror", None) or " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError):
+        text = os.strerror(errno.ENOENT)
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def usable(field: str, path: Path) -> Path:

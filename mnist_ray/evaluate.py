@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mnist_ray.evaluate", description="Score a checkpoint, image by image."
     )
-    parser.add_argument("checkpoint", type=Path, help="Folder of a checkpoint.")
+    parser.add_argument("checkpoint", help="Folder of a checkpoint, or its URI.")
     parser.add_argument(
         "--on",
         choices=["test", "holdout"],

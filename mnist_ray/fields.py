@@ -7,14 +7,14 @@ sentence wherever it comes from.
 import reprlib
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
-from mnist_ray.errors import UserError
+from mnist_ray.errors import UserError, reason
+from mnist_ray.storage import Place
 
 
 class Config(BaseModel):
@@ -46,12 +46,12 @@ def build(cls: type[C], values: Mapping[str, Any]) -> C:
         raise UserError(" ".join(_sentence(cls, e) for e in error.errors()[:3])) from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Place) -> dict[str, Any]:
     """The fields in a recipe file; raises UserError if it is not a mapping of names to values."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"config {path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"config {path} cannot be read: {reason(error)}.") from None
     except UNREADABLE as error:
         first_line = " ".join(str(error).split())
         raise UserError(f"config {path} is not YAML: {first_line}.") from None

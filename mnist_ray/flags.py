@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_ray import runs
+from mnist_ray import runs, storage
 from mnist_ray.config import RunConfig, Seconds
-from mnist_ray.errors import UserError, usable
+from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, build, read_yaml, shown
 
 MAY_CHANGE = ("time_budget", "track")
@@ -36,12 +36,12 @@ def parse(
     parser = argparse.ArgumentParser(
         prog=f"python -m mnist_ray.{kind}", description=description, allow_abbrev=False
     )
-    parser.add_argument("--config", metavar="FILE", type=Path, help="YAML file of these fields.")
+    parser.add_argument("--config", metavar="FILE|URI", help="YAML file of these fields.")
     for name, cls in owners.items():
         _add_flag(parser, name, cls.model_fields[name], defaults)
     flags = vars(parser.parse_args(argv))
     recipe = flags.pop("config")
-    given = read_yaml(usable("config", recipe)) if recipe else {}
+    given = read_yaml(storage.place("config", recipe)) if recipe else {}
     given |= {name: value for name, value in flags.items() if value is not None}
     if flags.get("space"):
         given["space"] = dict(_dimension(text) for text in flags["space"])
@@ -108,6 +108,7 @@ def _add_flag(
         parser.add_argument(flag, metavar=choices, help=text)
     else:
         kind = {int: "N", float: "X", Path: "DIR", Seconds: "TIME"}.get(kinds[0], "NAME")
+        kind = "DIR|URI" if name == "storage" else kind
         # Values stay text here: the config class turns them into numbers and checks them.
         parser.add_argument(flag, metavar=kind, help=text.replace("%", "%%"))
 

@@ -1,7 +1,6 @@
 """What a study's driver notes down as its trials go: the rows of the results tables."""
 
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,9 +12,10 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
-from mnist_ray import cluster, display_study, errors, resume, runs, tables
+from mnist_ray import cluster, display_study, errors, resume, runs, storage, tables
 from mnist_ray.config import TrainConfig
 from mnist_ray.schedulers import Search
+from mnist_ray.storage import Place
 
 DEATHS = {
     "worker process has died": "its process died",
@@ -31,7 +31,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         base: TrainConfig,
         split_hash: Callable[[TrainConfig], str],
         show: display_study.Study,
@@ -51,14 +51,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.looked, self.pending = 0.0, dict[str, float]()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks; a terminal cannot be pickled, and the data need not be.
-        return {
-            **self.__dict__,
-            "show": None,
-            "split_hash": None,
-            "plan": None,
-            "why_waiting": None,
-        }
+        return {}  # Tune pickles its callbacks, and reads them never
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         now = time.monotonic()
@@ -89,7 +82,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         saved = result.get(CHECKPOINT_PATH_KEY) or os.path.join(
             trial.storage.trial_fs_path, result["checkpoint_dir_name"]
         )
-        row["checkpoint"] = str(Path(saved).relative_to(self.folder))
+        row["checkpoint"] = storage.relative(saved, self.folder)
         # A trial that failed goes on from its last checkpoint, and may repeat an epoch.
         before = [each for each in self.epochs[number] if each["epoch"] < row["epoch"]]
         self.epochs[number] = [*before, row]
@@ -151,8 +144,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         was resumed too, and all epochs of one that launched workers."""
         for folder in runs.trial_folders(self.folder, number):
             for saved in folder.glob("checkpoint_*"):
-                if str(saved.relative_to(self.folder)) not in keep:
-                    shutil.rmtree(saved, ignore_errors=True)
+                if storage.relative(saved, self.folder) not in keep:
+                    storage.remove(saved)
 
     def write(self) -> None:
         trials = [self.plan.rows[number] for number in sorted(self.plan.rows)]

@@ -7,7 +7,7 @@ import base64
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from mnist_ray import axes, errors, figures, results, tables
+from mnist_ray.storage import Place
 
 MOST_MISTAKES = 60
 
@@ -74,7 +75,7 @@ addEventListener('afterprint', () => {
 """
 
 
-def write(folders: list[Path], path: Path) -> Path:
+def write(folders: Sequence[Place], path: Path) -> Path:
     """Write the report of the runs in `folders` to `path`, whole or not at all, and return the full
     path. Raises UserError where a table cannot be read or the file cannot be written."""
     full = errors.usable("report", path)
@@ -96,10 +97,10 @@ def write(folders: list[Path], path: Path) -> Path:
     return full
 
 
-def render(folders: list[Path]) -> str:
+def render(folders: Sequence[Place]) -> str:
     """The page, as HTML."""
     body = "".join(part for folder in folders for part in _run(folder))
-    title = escape(", ".join(folder.resolve().name for folder in folders))
+    title = escape(", ".join(folder.name for folder in folders))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -109,7 +110,7 @@ def render(folders: list[Path]) -> str:
     )
 
 
-def _run(folder: Path) -> Iterator[str]:
+def _run(folder: Place) -> Iterator[str]:
     table = tables.read(folder)
     if not len(table):
         raise errors.UserError(f"path {folder} has no trial that ended, and so nothing to report.")
@@ -117,7 +118,7 @@ def _run(folder: Path) -> Iterator[str]:
     epochs = tables.read(folder, tables.EPOCHS).to_pandas()
     fields = _searched(trials)
     winner = _winner(trials)
-    yield f"<h1>{escape(folder.resolve().name)}</h1>"
+    yield f"<h1>{escape(folder.name)}</h1>"
     yield _summary(trials, epochs, fields, winner)
     yield _section(
         "With fresh seeds",
@@ -283,7 +284,7 @@ def _failures(trials: pd.DataFrame) -> str:
     return f"<h2>Trials that failed</h2><dl>{items}</dl>" if items else ""
 
 
-def _all_trials(folder: Path) -> str:
+def _all_trials(folder: Place) -> str:
     table = results.summary(results.ranked(tables.read(folder)))
     shown = results.cells(table)
     head = "".join(f"<th>{escape(name)}</th>" for name in shown[0])

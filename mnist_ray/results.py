@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from mnist_ray import errors, tables
+from mnist_ray import errors, storage, tables
 from mnist_ray.tables import EPOCHS, TRIAL_COLUMNS, TRIALS
 
 SUMMARY = (
@@ -163,7 +163,7 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m mnist_ray.results", description="Show what studies and training runs found."
     )
-    parser.add_argument("path", nargs="*", type=Path, help="Folders of runs (default: the newest).")
+    parser.add_argument("path", nargs="*", help="Folders of runs, or URIs (default: the newest).")
     parser.add_argument("--top", type=int, metavar="N", help="Only the first N rows, at least 1.")
     parser.add_argument(
         "--sort", default=BEST, metavar="COLUMN", help="Sort by (default: %(default)s)."
@@ -185,9 +185,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--epochs", action="store_true", help="A row per trial and epoch.")
     parser.add_argument(
         "--storage",
-        type=Path,
-        default=Path("~/mnist_ray_results"),
-        metavar="DIR",
+        default="~/mnist_ray_results",
+        metavar="DIR|URI",
         help="Where to look for the newest run (default: ~/mnist_ray_results).",
     )
     parser.add_argument(
@@ -197,7 +196,8 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.top is not None and args.top < 1:
         raise errors.UserError(f"top is {args.top}, but must be at least 1.")
-    folders = args.path or [tables.newest_run(args.storage)]
+    folders = [storage.place("path", path) for path in args.path]
+    folders = folders or [tables.newest_run(args.storage)]
     if args.report:
         for flag in ("top", "sort", "format", "where", "over_seeds", "epochs"):
             if getattr(args, flag) != parser.get_default(flag):

@@ -1,14 +1,14 @@
 """What a study that was interrupted left in its folder. Without Ray."""
 
 from collections.abc import Container
-from pathlib import Path
 from typing import NamedTuple
 
-from mnist_ray import checkpoint, runs, tables
+from mnist_ray import checkpoint, runs, storage, tables
 from mnist_ray.config import TrainConfig
+from mnist_ray.storage import Place
 
 
-def ended(study: Path) -> tuple[list[tables.Row], tables.Epochs]:
+def ended(study: Place) -> tuple[list[tables.Row], tables.Epochs]:
     """The rows of the trials that ended, and their epochs; raises UserError where the tables cannot
     be read."""
     if not (study / tables.TRIALS).exists():
@@ -28,7 +28,7 @@ class Begun(NamedTuple):
     epochs: list[tables.Row]
 
 
-def begun(study: Path, ended: Container[int]) -> dict[int, Begun]:
+def begun(study: Place, ended: Container[int]) -> dict[int, Begun]:
     """The trials that had begun, by their numbers."""
     pattern = "trial_[0-9][0-9][0-9][0-9][0-9]*"
     places = [*study.glob(pattern), *(study / runs.WORKERS).glob(pattern)]
@@ -37,14 +37,14 @@ def begun(study: Path, ended: Container[int]) -> dict[int, Begun]:
     return {number: each for number, each in found.items() if each}
 
 
-def trial(study: Path, number: int) -> Begun | None:
+def trial(study: Place, number: int) -> Begun | None:
     """What a trial has saved so far."""
     folders = runs.trial_folders(study, number)
     saved = checkpoint.whole(path for folder in folders for path in folder.glob("checkpoint_*"))
     if not saved:
         return None
     newest = list(saved.values())[-1]
-    places = {each.state["epoch"]: str(path.relative_to(study)) for path, each in saved.items()}
+    places = {each.state["epoch"]: storage.relative(path, study) for path, each in saved.items()}
     rows = [tables.epoch_row(study.name, number, metrics) for metrics in newest.epochs]
     epochs = [{**row, "checkpoint": places.get(row["epoch"])} for row in rows]
     return Begun(newest.config, epochs)

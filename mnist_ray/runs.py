@@ -12,22 +12,23 @@ from typing import Any
 
 import yaml
 
-from mnist_ray import errors
+from mnist_ray import storage
 from mnist_ray.config import RunConfig
-from mnist_ray.errors import UserError
+from mnist_ray.errors import UserError, reason
 from mnist_ray.fields import read_yaml
+from mnist_ray.storage import Place
 
 WORKERS = "workers"
 """The folder within a study's of what its trials' own workers save."""
 
 
-def folder(run: RunConfig, kind: str) -> Path:
+def folder(run: RunConfig, kind: str) -> Place:
     """The folder that this run of `kind` (train or tune) will fill, or goes on filling; raises
     UserError if it is another run's, or if there is none to go on with."""
-    storage = errors.usable("storage", run.storage)
+    home = storage.place("storage", run.storage)
     if run.resume and not run.name:
         raise UserError("resume needs the name of the run that is to go on; add --name NAME.")
-    folder = storage / (run.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")
+    folder = home / (run.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")
     if run.resume:
         if not (folder / f"{kind}.yaml").is_file():
             raise UserError(f"name {run.name} cannot be resumed: {folder} holds no {kind}.yaml.")
@@ -38,10 +39,10 @@ def folder(run: RunConfig, kind: str) -> Path:
             " it: --resume."
         )
     try:
-        storage.mkdir(parents=True, exist_ok=True)
+        storage.make(home)
     except OSError as error:
-        raise UserError(f"storage {run.storage} cannot be used: {error.strerror}.") from None
-    if not os.access(storage, os.W_OK):
+        raise UserError(f"storage {run.storage} cannot be used: {reason(error)}.") from None
+    if isinstance(home, Path) and not os.access(home, os.W_OK):
         raise UserError(f"storage {run.storage} cannot be used: it may not be written to.")
     return folder
 
@@ -53,20 +54,23 @@ def settings(run: RunConfig, kind: str) -> dict[str, Any]:
 
 @contextmanager
 def claimed(
-    folder: Path, kind: str, settings: Mapping[str, Any], resume: bool = False
+    folder: Place, kind: str, settings: Mapping[str, Any], resume: bool = False
 ) -> Iterator[None]:
-    """Inside, the run's folder is there, holds its settings, and is no other process's. Without
-    `resume` it is made.
+    """Inside, the run's folder is there, holds its settings, and is no other process's, which can
+    be seen of a folder of this machine. Without `resume` it is made.
 
     Raises UserError where another process is at this run, or has just taken its name.
     """
     recorded = folder / f"{kind}.yaml"
     if not resume:
         _make(folder, recorded.name, settings)
+    if not isinstance(recorded, Path):
+        yield
+        return
     try:
         lock = recorded.open(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{recorded} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{recorded} cannot be read: {reason(error)}.") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however
@@ -77,21 +81,26 @@ def claimed(
         yield
 
 
-def _make(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+def _make(folder: Place, name: str, settings: Mapping[str, Any]) -> None:
     """The folder with its settings, or none: a kill in between leaves nothing under its name."""
-    new = folder.with_name(f".{folder.name}.{os.getpid()}")
+    content = yaml.safe_dump(dict(settings), sort_keys=False).encode()
     try:
+        if not isinstance(folder, Path):
+            storage.write(folder / name, content)
+            return
+        new = folder.with_name(f".{folder.name}.{os.getpid()}")
         new.mkdir()
-        (new / name).write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+        (new / name).write_bytes(content)
         new.rename(folder)
     except OSError as error:
-        shutil.rmtree(new, ignore_errors=True)
+        if isinstance(folder, Path):
+            shutil.rmtree(new, ignore_errors=True)
         if folder.exists():
             raise UserError(f"name {folder.name} was just taken. Choose another --name.") from None
-        raise UserError(f"storage {folder.parent} cannot be used: {error.strerror}.") from None
+        raise UserError(f"storage {folder.parent} cannot be used: {reason(error)}.") from None
 
 
-def resume_command(folder: Path, run: RunConfig, kind: str) -> str:
+def resume_command(folder: Place, run: RunConfig, kind: str) -> str:
     """What to type to go on with the run in `folder`."""
     words = ["python", "-m", f"mnist_ray.{kind}", "--resume", "--name", folder.name]
     for name in ("storage", "data_dir", "max_failures"):
@@ -104,13 +113,8 @@ def trial_name(number: int) -> str:
     return f"trial_{number:05}"
 
 
-def trial_folders(study: Path, number: int) -> list[Path]:
+def trial_folders(study: Place, number: int) -> list[Place]:
     """Where a trial of a study keeps its checkpoints: a folder for each time that the study was
     begun or gone on with, and one of the trial's workers."""
     name = f"{trial_name(number)}*"
     return [path for path in [*study.glob(name), *(study / WORKERS).glob(name)] if path.is_dir()]
-
-
-def size(folder: Path) -> int:
-    """Bytes of all files in the folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

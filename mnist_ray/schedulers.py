@@ -17,8 +17,10 @@ from ray.tune.schedulers import (
 )
 from ray.tune.search import Searcher
 
+from mnist_ray import runs
 from mnist_ray.plan import Plan
 from mnist_ray.search import Dimension
+from mnist_ray.storage import Place
 from mnist_ray.tables import Epochs
 
 METRIC = "holdout_accuracy"
@@ -29,14 +31,15 @@ class Search(Searcher):  # type: ignore[misc]
 
     `begun` are the numbers of trials that go on first, in a study that is resumed."""
 
-    def __init__(self, plan: Plan, begun: Sequence[int] = ()) -> None:
+    def __init__(self, plan: Plan, folder: Place, begun: Sequence[int] = ()) -> None:
         super().__init__()
-        self.plan, self.begun = plan, list(begun)
+        self.plan, self.folder, self.begun = plan, folder, list(begun)
         self.ended_before = len(plan.rows)
         self.numbers: dict[str, int] = {}
+        self.names: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "plan": None}  # Tune pickles what it is given
+        return {}  # Tune pickles what it is given, again and again, and reads it never
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         ended = len(self.plan.rows) - self.ended_before
@@ -51,6 +54,15 @@ class Search(Searcher):  # type: ignore[misc]
         self.numbers[trial_id] = number
         trial = self.plan.trials[number]
         return {**trial.changes, "phase": trial.phase, "trial": number}
+
+    def folder_name(self, trial: Trial) -> str:
+        """Of a trial of Tune's, within the study's folder."""
+        if trial.trial_id not in self.names:
+            name = runs.trial_name(self.numbers[trial.trial_id])
+            # Beside what it saved before, of which this trial of Tune's does not know.
+            before = len(list(self.folder.glob(f"{name}*")))
+            self.names[trial.trial_id] = f"{name}-{before}" if before else name
+        return self.names[trial.trial_id]
 
     def try_again(self, trial_id: str) -> None:
         """As a new trial of Tune's, which has given up this one."""

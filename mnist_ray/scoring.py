@@ -1,7 +1,6 @@
 """Score a checkpoint, image by image."""
 
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from mnist_ray import checkpoint, data, engine, errors, model
 from mnist_ray.data import Mnist
+from mnist_ray.storage import Place
 
 
 class Report(NamedTuple):
@@ -34,7 +34,7 @@ def load_model(saved: checkpoint.Checkpoint) -> nn.Sequential:
     return network.eval()
 
 
-def score_test(folder: Path, mnist: Mnist) -> engine.Score:
+def score_test(folder: Place, mnist: Mnist) -> engine.Score:
     """Score a checkpoint on the test set."""
     return engine.evaluate(load_model(checkpoint.load(folder)), data.test_part(mnist))
 

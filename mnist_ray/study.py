@@ -23,6 +23,7 @@ from mnist_ray import (
     schedulers,
     scoring,
     search,
+    storage,
     tables,
     tracking,
     trial,
@@ -64,17 +65,19 @@ def study(
     with cluster.connected(dashboard=study.workers_per_trial > 1, verbose=run.verbose):
         share = cluster.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
         concurrent = _concurrency(study, share)
+        if isinstance(folder, Path):
+            cluster.check_shared(folder.parent)
         with runs.claimed(folder, "tune", settings, run.resume):
             rows, epochs = resume.ended(folder)
             begun = resume.begun(folder, epochs)
             epochs |= {number: each.epochs for number, each in begun.items()}
             configs = {number: each.config for number, each in begun.items()}
             plan = Plan(study, base, dimensions, concurrent, rows, configs)
-            searcher = schedulers.Search(plan, plan.replay())
+            searcher = schedulers.Search(plan, folder, plan.replay())
             show.begin(plan, share)
             try:
-                with errors.full_disk_told(folder):
-                    recorder = _search(searcher, epochs, folder, mnist, share, run, trackers, show)
+                with errors.storage_told(folder):
+                    recorder = _search(searcher, epochs, mnist, share, run, trackers, show)
                     return _finish(recorder, mnist, show)
             except (RunFailed, KeyboardInterrupt):
                 show.stopped(folder, runs.resume_command(folder, run, "tune"))
@@ -84,7 +87,6 @@ def study(
 def _search(
     searcher: schedulers.Search,
     epochs: tables.Epochs,
-    folder: Path,
     mnist: Mnist,
     share: cluster.Share,
     run: RunConfig,
@@ -92,18 +94,8 @@ def _search(
     show: display_study.Study,
 ) -> Recorder:
     """Run the trials that have not ended, first those that had begun."""
-    plan, study = searcher.plan, searcher.plan.study
+    plan, study, folder = searcher.plan, searcher.plan.study, searcher.folder
     launches = study.workers_per_trial > 1
-    names: dict[str, str] = {}
-
-    def folder_of(trial: tune.experiment.Trial) -> str:
-        if trial.trial_id not in names:
-            name = runs.trial_name(searcher.numbers[trial.trial_id])
-            # Beside what it saved before, of which this trial of Tune's does not know.
-            before = len(list(folder.glob(f"{name}*")))
-            names[trial.trial_id] = f"{name}-{before}" if before else name
-        return names[trial.trial_id]
-
     recorder = Recorder(
         folder,
         plan.base,
@@ -132,7 +124,7 @@ def _search(
             num_samples=-1,  # the plan says when it is done
             search_alg=searcher,
             scheduler=schedulers.scheduler(plan, epochs),
-            trial_dirname_creator=folder_of,
+            trial_dirname_creator=searcher.folder_name,
             reuse_actors=not launches,  # starting a process takes two seconds
         ),
         run_config=tune.RunConfig(
@@ -176,7 +168,7 @@ def _finish(recorder: Recorder, mnist: Mnist, show: display_study.Study) -> tabl
         recorder.write()
     recipe = folder / "best.yaml" if plan.study.scheduler != "pbt" else None
     if recipe:
-        recipe.write_text(_recipe(plan.base, plan.dimensions, best), encoding="utf-8")
+        storage.write(recipe, _recipe(plan.base, plan.dimensions, best).encode())
     show.end(folder, recipe)
     return best
 

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from mnist_ray import errors
+from mnist_ray import errors, storage
+from mnist_ray.storage import Place
 
 Row = dict[str, Any]
 Epochs = dict[int, list[Row]]
@@ -159,7 +160,7 @@ def provenance() -> Row:
     return row
 
 
-def write(folder: Path, trials: Sequence[Row], epochs: Sequence[Row]) -> None:
+def write(folder: Place, trials: Sequence[Row], epochs: Sequence[Row]) -> None:
     """Write both tables into `folder`, as Parquet and as CSV, each file replaced whole. The epochs
     go first, so that those of every trial in the one table are in the other."""
     for name, columns, rows in (
@@ -168,36 +169,41 @@ def write(folder: Path, trials: Sequence[Row], epochs: Sequence[Row]) -> None:
     ):
         names = list(dict.fromkeys([*columns, *(key for row in rows for key in row)]))
         table = pa.table({name: [row.get(name) for row in rows] for name in names})
-        _replace(folder / name, table, _write_parquet)
-        _replace(folder / Path(name).with_suffix(".csv"), table, pyarrow.csv.write_csv)
+        storage.write(folder / name, _parquet(table))
+        csv = pa.BufferOutputStream()
+        pyarrow.csv.write_csv(table, csv)
+        storage.write(folder / name.replace(".parquet", ".csv"), csv.getvalue().to_pybytes())
 
 
-def write_predictions(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+def write_predictions(folder: Place, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write the winner's predictions, as columns that PREDICTION_COLUMNS names."""
-    _replace(folder / PREDICTIONS, pa.table(columns), _write_parquet)
+    storage.write(folder / PREDICTIONS, _parquet(pa.table(columns)))
 
 
-def _write_parquet(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, write_page_checksum=True)  # or a flipped bit is another accuracy
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)  # or a flipped bit is another accuracy
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
-def _replace(path: Path, table: pa.Table, write_table: Callable[[pa.Table, Path], None]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write_table(table, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)  # where the disk is full
-
-
-def read(folder: Path, name: str = TRIALS, needed: Iterable[str] = ("run", "trial")) -> pa.Table:
+def read(folder: Place, name: str = TRIALS, needed: Iterable[str] = ("run", "trial")) -> pa.Table:
     """A table of a run's folder; raises UserError where there is none that can be read, or one
     without a column that is `needed`."""
-    path = errors.usable("path", folder) / name
-    if not path.is_file():
-        raise errors.UserError(f"path {folder} holds no {name}; name the folder of a run.")
+    path = storage.place("path", folder) / name
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        content = pa.BufferReader(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise errors.UserError(
+            f"path {folder} holds no {name}; name the folder of a run."
+        ) from None
+    except OSError as error:
+        raise errors.UserError(f"path {path} cannot be read: {errors.reason(error)}.") from None
+    try:
+        # Not pq.read_table, one of whose threads may let go of the bytes as Python ends, and then
+        # the process aborts.
+        file = pq.ParquetFile(content, page_checksum_verification=True)
+        table = file.read(use_threads=False)
         table.validate(full=True)
         present = set(table.column_names)
     except Exception as error:  # whatever a reader of damaged bytes raises
@@ -210,12 +216,12 @@ def read(folder: Path, name: str = TRIALS, needed: Iterable[str] = ("run", "tria
     return table
 
 
-def newest_run(storage: Path) -> Path:
-    """The run in `storage` whose tables were written last; raises UserError if there is none."""
-    tables = list(errors.usable("storage", storage).glob(f"*/{TRIALS}"))
+def newest_run(home: str) -> Place:
+    """The run whose tables were written last; raises UserError if there is none."""
+    tables: list[Place] = list(storage.place("storage", home).glob(f"*/{TRIALS}"))
     if not tables:
-        raise errors.UserError(f"storage {storage} holds no results yet; name a run's folder.")
-    return max(tables, key=lambda path: path.stat().st_mtime).parent
+        raise errors.UserError(f"storage {home} holds no results yet; name a run's folder.")
+    return max(tables, key=storage.modified).parent
 
 
 def _hardware() -> str:

@@ -6,7 +6,6 @@ gives it the data, a device and its share of the processor, and takes reports ba
 
 import contextlib
 import json
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -32,11 +31,13 @@ from mnist_ray import (
     model,
     runs,
     scoring,
+    storage,
     tables,
 )
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import RunConfig, TrainConfig
 from mnist_ray.errors import RunFailed
+from mnist_ray.storage import Place
 
 REPORT_EVERY = 0.5
 """Seconds between two moves of the progress bar."""
@@ -96,11 +97,11 @@ def worker(job: dict[str, Any]) -> None:
     )
 
 
-def _before(folder: Path) -> Checkpoint | None:
+def _before(folder: Place) -> Checkpoint | None:
     """What this run saved last, before it failed or was interrupted: what Ray Train took note of
     and reported, or if that cannot be read the newest that can."""
     noted = ray.train.get_checkpoint()
-    saved = checkpoint.whole([Path(noted.path)] if noted else [])
+    saved = checkpoint.whole([folder / Path(noted.path).name] if noted else [])
     saved = saved or checkpoint.whole(folder.glob("checkpoint_*"))
     return next(reversed(saved.values()), None)
 
@@ -112,7 +113,7 @@ def trainer(
     *,
     cpus_per_worker: float | None = None,
     queue: Queue | None = None,
-    storage: Path,
+    storage: Place,
     name: str,
     keep: int | None = 1,
     max_failures: int,
@@ -152,7 +153,7 @@ def trainer(
     )
 
 
-def _drop_torn_snapshot(folder: Path) -> None:
+def _drop_torn_snapshot(folder: Place) -> None:
     """Ray Train writes what it knows of its checkpoints in place. Where it was killed meanwhile, it
     would refuse to begin; what is to go on from, the workers find themselves."""
     snapshot = folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
@@ -161,7 +162,8 @@ def _drop_torn_snapshot(folder: Path) -> None:
     except FileNotFoundError:
         pass
     except ValueError:
-        snapshot.unlink()
+        if isinstance(snapshot, Path):  # elsewhere it is written whole or not at all
+            snapshot.unlink()
 
 
 def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[str, Any]:
@@ -210,6 +212,8 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             config.num_workers, config.cpus_per_worker, config.use_gpu, config.min_workers
         )
         known |= {"device": share.device}
+        if isinstance(folder, Path):
+            cluster.check_shared(folder.parent)
         with runs.claimed(folder, "train", config.model_dump(), run.resume):
             show.begin(config, share, model.layers(model.build(config)), splits)
             # Beside this process, because another node may be lost.
@@ -225,7 +229,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
                 max_failures=run.max_failures,
             )
             try:
-                with show, errors.full_disk_told(folder):
+                with show, errors.storage_told(folder):
                     _fit(job, queue, on_message, on_wait)
             except (RunFailed, KeyboardInterrupt) as error:
                 if begun:
@@ -239,10 +243,10 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
     kept = {last, places[tables.best_epoch(epochs, splits.scored_on)["epoch"]]}
     for path in folder.glob("checkpoint_*"):
         if path.is_dir() and path not in kept:  # Ray Train knows none from before an interruption
-            shutil.rmtree(path, ignore_errors=True)
+            storage.remove(path)
     for epoch in epochs:
         place = places.get(epoch["epoch"])
-        epoch["checkpoint"] = str(place.relative_to(folder)) if place in kept else None
+        epoch["checkpoint"] = storage.relative(place, folder) if place in kept else None
     best = tables.best_epoch(epochs, splits.scored_on)
     row = write(checkpoint=best["checkpoint"])
     if splits.scored_on == "holdout":
@@ -287,7 +291,7 @@ def _fit(
         raise outcome[0]
 
 
-def _started(folder: Path) -> datetime:
+def _started(folder: Place) -> datetime:
     """When the run began, also where it is resumed now."""
     if (folder / tables.TRIALS).exists():
         began: datetime = tables.read(folder)["started"][0].as_py()

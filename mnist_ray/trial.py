@@ -19,6 +19,7 @@ from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import TrainConfig
 from mnist_ray.errors import UserError
 from mnist_ray.schedulers import METRIC
+from mnist_ray.storage import Place
 
 WORTH = "worth_keeping"
 """By this Tune keeps a trial's best checkpoint."""
@@ -34,7 +35,7 @@ class Shared(NamedTuple):
     base: TrainConfig
     mnist: ray.ObjectRef
     share: cluster.Share
-    folder: Path
+    folder: Place
 
 
 def trial(sampled: dict[str, Any], shared: Shared) -> None:
@@ -81,7 +82,7 @@ def _config(sampled: dict[str, Any], shared: Shared) -> TrainConfig:
     return shared.base.replace(**fields)
 
 
-def _saved(config: TrainConfig, folders: list[Path]) -> Checkpoint | None:
+def _saved(config: TrainConfig, folders: list[Place]) -> Checkpoint | None:
     """What the trial is to go on from, if it is not to begin."""
     if mine := tune.get_checkpoint():  # of this trial, which failed, or of another, in pbt
         with contextlib.suppress(UserError), mine.as_directory() as folder:

@@ -1,9 +1,15 @@
 """Shared: MNIST itself, a small set for tests that need no real digits, and one Ray cluster."""
 
+import contextlib
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.fs
 import pytest
 
 from mnist_ray import data
@@ -31,9 +37,40 @@ def small() -> Mnist:
     return Mnist(images(1001), labels(1001), images(101), labels(101))
 
 
+SECRET = "not-to-be-printed-or-kept"
+
+
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One cluster of two CPUs for all tests with Ray; commands join it through RAY_ADDRESS."""
+def bucket() -> Iterator[str]:
+    """The URI of a bucket on an S3 server of our own, spoken to over HTTP."""
+    from mnist_ray.cluster import free_port
+
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            time.sleep(0.1)
+        system, _ = pyarrow.fs.FileSystem.from_uri("s3://bucket/?allow_bucket_creation=true")
+        system.create_dir("bucket")
+        yield "s3://bucket"
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(bucket: str) -> Iterator[None]:
+    """One cluster of two CPUs for all tests with Ray; commands join it through RAY_ADDRESS. Its
+    processes know of the bucket."""
     from ray.cluster_utils import Cluster
 
     from mnist_ray.cluster import API_SERVER, free_port

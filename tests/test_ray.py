@@ -8,11 +8,24 @@ from typing import Any
 import mlflow
 import pytest
 import torch
+from conftest import SECRET
 
-from mnist_ray import checkpoint, cluster, data, engine, errors, scoring, tables, train, tune
+from mnist_ray import (
+    checkpoint,
+    cluster,
+    data,
+    engine,
+    errors,
+    evaluate,
+    scoring,
+    tables,
+    train,
+    tune,
+)
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Mnist
 from mnist_ray.fields import read_yaml
+from mnist_ray.storage import Place, place
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -20,12 +33,12 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 SMALL = ["--train-size", "300", "--holdout", "101", "--batch-size", "50"]
 
 
-def table(folder: Path, name: str = tables.TRIALS) -> list[dict[str, Any]]:
+def table(folder: Place, name: str = tables.TRIALS) -> list[dict[str, Any]]:
     return tables.read(folder, name).to_pylist()
 
 
 def assert_checkpoint_scores_what_the_table_says(
-    folder: Path, row: dict[str, Any], mnist: Mnist
+    folder: Place, row: dict[str, Any], mnist: Mnist
 ) -> None:
     saved = checkpoint.load(folder / row["checkpoint"])
     splits = data.split(mnist, saved.config.holdout, saved.config.train_size)
@@ -341,3 +354,29 @@ ray.get(hold.remote())
         assert errors.run(command, flags) == 0
         assert says in capfd.readouterr().out
         assert holding.wait(60) == 0
+
+
+def test_runs_in_a_bucket(bucket: str, mnist: Mnist, capfd: pytest.CaptureFixture[str]) -> None:
+    at = ["--storage", f"{bucket}/runs"]
+    study = [*SMALL, "--epochs", "1", "--num-trials", "2", *at, "--name", "study"]
+    assert errors.run(tune.main, study) == 0
+    folder = place("storage", f"{bucket}/runs/study")
+    rows = table(folder)
+    assert [row["status"] for row in rows] == ["ok"] * 8  # 2, the 2 again twice, the best twice
+    assert_checkpoint_scores_what_the_table_says(folder, rows[0], mnist)
+    assert errors.run(tune.main, ["--resume", "--name", "study", *at]) == 0
+    assert table(folder) == rows
+
+    best = ["--config", f"{folder}/best.yaml", "--train-size", "300", "--holdout", "101"]
+    assert errors.run(train.main, [*best, "--num-workers", "2", *at, "--name", "best"]) == 0
+    (row,) = table(folder.parent / "best")
+    assert row["lr"] == max(rows, key=lambda each: each["phase"] == "final")["lr"]
+    assert errors.run(evaluate.main, [f"{bucket}/runs/best/{row['checkpoint']}"]) == 0
+    shown = capfd.readouterr()
+    assert f"{row['test_accuracy']:.2%}" in shown.out
+    assert f"tables           {folder}, " in shown.out
+    assert SECRET not in shown.out + shown.err
+    for info in folder.parent.files(recursive=True):
+        if info.is_file:
+            with folder.system.open_input_file(info.path) as file:
+                assert SECRET.encode() not in file.read()

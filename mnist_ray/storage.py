@@ -1,0 +1,176 @@
+"""Where runs lie: a folder of this machine, or one behind a URI like s3://bucket/path.
+
+The latter goes through pyarrow's file systems, as Ray's own storage does, so that one URI and one
+set of credentials serve both. It is imported where it is needed, because `--help` waits for it.
+"""
+
+import contextlib
+import fnmatch
+import functools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+from mnist_ray.errors import UserError, reason, usable
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file or a folder behind a URI, with as much of pathlib.Path as a run's folder needs. All
+    that goes over the network raises OSError."""
+
+    root: str
+    """Scheme and bucket or host, like s3://bucket."""
+    path: PurePosixPath
+    """Within the root."""
+    query: str = ""
+    """Settings of the file system, like region=eu-west-1."""
+
+    def __str__(self) -> str:
+        query = f"?{self.query}" if self.query else ""
+        return f"{self.root}/{self.path if self.path.parts else ''}{query}"
+
+    def __truediv__(self, name: str | PurePosixPath) -> "Remote":
+        return Remote(self.root, self.path / name, self.query)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def parent(self) -> "Remote":
+        return Remote(self.root, self.path.parent, self.query)
+
+    def exists(self) -> bool:
+        return bool(self.info().type.name != "NotFound")
+
+    def is_file(self) -> bool:
+        return bool(self.info().type.name == "File")
+
+    def is_dir(self) -> bool:
+        return bool(self.info().type.name == "Directory")
+
+    def glob(self, pattern: str) -> Iterator["Remote"]:
+        """Those that match a pattern of names, sorted; `**` is not one."""
+        first, _, rest = pattern.partition("/")
+        names = sorted(info.base_name for info in self.files(recursive=False))
+        for name in fnmatch.filter(names, first):
+            yield from (self / name).glob(rest) if rest else (self / name,)
+
+    def read_bytes(self) -> bytes:
+        with self.system.open_input_file(self.within) as stream:
+            content: bytes = stream.read()
+        return content
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        return self.read_bytes().decode(encoding)
+
+    def info(self) -> Any:
+        return self.system.get_file_info(self.within)
+
+    def files(self, recursive: bool) -> list[Any]:
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self.within, allow_not_found=True, recursive=recursive)
+        return list(self.system.get_file_info(selector))
+
+    @property
+    def system(self) -> Any:
+        return _system(self.root, self.query)[0]
+
+    @property
+    def within(self) -> str:
+        """The path as the file system has it, and Ray: in S3's it begins with the bucket."""
+        return str(PurePosixPath(_system(self.root, self.query)[1]) / self.path)
+
+
+Place: TypeAlias = Path | Remote
+
+
+@functools.lru_cache
+def _system(root: str, query: str) -> tuple[Any, str]:
+    """The file system of a root, and the root's path in it."""
+    from pyarrow.fs import FileSystem
+
+    system, path = FileSystem.from_uri(f"{root}/?{query}" if query else f"{root}/")
+    return system, path
+
+
+def place(field: str, text: "str | Place") -> Place:
+    """A folder that a user named, of this machine or by a URI; raises UserError where it cannot be
+    one, or cannot be reached."""
+    if isinstance(text, Remote):
+        return text
+    match = re.fullmatch(r"([a-z0-9+.-]+)://([^/?]*)/?([^?]*)\??(.*)", str(text), re.DOTALL)
+    if not match:
+        return usable(field, Path(text))
+    scheme, host, path, query = match.groups()
+    if "@" in host:
+        raise UserError(
+            f"{field} has credentials in it, and would be printed and kept; set them where the"
+            " machines look for them, for S3 in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+    remote = Remote(f"{scheme}://{host}", PurePosixPath(path.strip("/")), query)
+    try:
+        if not Remote(remote.root, PurePosixPath(), query).is_dir():
+            raise UserError(f"{field} {text} cannot be used: there is no {remote.root}.")
+        remote.exists()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{field} {text} cannot be used: {reason(error)}.") from None
+    return remote
+
+
+def make(folder: Place) -> None:
+    """Make a folder, and those it is in."""
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
+    # Elsewhere a folder is there when something is in it.
+
+
+def write(file: Place, content: bytes) -> None:
+    """Write a file whole or not at all, replacing one that is there."""
+    if isinstance(file, Remote):
+        with file.system.open_output_stream(file.within) as stream:
+            stream.write(content)
+        return
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)  # where the disk is full
+
+
+def remove(folder: Place) -> None:
+    """Delete a folder, if it is there and can be deleted; what is left does no harm."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            folder.system.delete_dir(folder.within)
+
+
+def size(folder: Place) -> int:
+    """Bytes of all files in the folder."""
+    if isinstance(folder, Remote):
+        return sum(info.size or 0 for info in folder.files(recursive=True))
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def modified(file: Place) -> datetime:
+    """When the file was last written, UTC."""
+    if isinstance(file, Remote):
+        changed: datetime = file.info().mtime
+        return changed
+    return datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+
+
+def relative(inner: str | Place, folder: Place) -> str:
+    """Where something is in `folder`: a place, or what Ray calls by a path."""
+    paths = [each.within if isinstance(each, Remote) else str(each) for each in (inner, folder)]
+    return str(PurePosixPath(paths[0]).relative_to(paths[1]))
