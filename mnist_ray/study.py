@@ -124,7 +124,8 @@ def _search(
             num_samples=-1,  # the plan says when it is done
             search_alg=searcher,
             scheduler=schedulers.scheduler(plan, epochs),
-            trial_dirname_creator=searcher.folder_name,
+            # A method Tune would copy, and its searcher with it.
+            trial_dirname_creator=lambda trial: searcher.folder_name(trial),
             reuse_actors=not launches,  # starting a process takes two seconds
         ),
         run_config=tune.RunConfig(
