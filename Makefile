@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tune train test recovery check bench clean
+.PHONY: tune train test recovery launcher check bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,9 @@ test: .venv/installed
 recovery: .venv/installed  ## kills runs in every way and goes on with them, 10 minutes
 	# What failed once more: on a busy machine a kill may come too late to hit anything.
 	$(BIN)/python -m pytest -m recovery || $(BIN)/python -m pytest -m recovery --last-failed
+
+launcher: .venv/installed  ## a cluster of one node over ssh, and jobs on it; needs root, Debian's openssh-server and rsync
+	$(BIN)/python -m pytest -m launcher
 
 check: .venv/installed
 	$(BIN)/ruff check .
