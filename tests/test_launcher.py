@@ -45,9 +45,10 @@ def laptop(tmp_path_factory: pytest.TempPathFactory, mnist: Mnist) -> Iterator[L
     needs = "needs root, the right to make namespaces, and Debian's openssh-server and rsync"
     if os.getuid() or not all(map(shutil.which, [SSHD, "ssh", "rsync", "unshare"])):
         pytest.skip(needs)
-    for port in (6379, 8265):
+    for port in (6379, 8265, 52365):  # those of Ray that are always the same
         with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)), f"port {port} is in use"
+            taken = not probe.connect_ex(("127.0.0.1", port))
+            assert not taken, f"port {port} is in use; another Ray runs here"
     home, node = tmp_path_factory.mktemp("laptop"), tmp_path_factory.mktemp("node")
     cluster = home / "cluster.yaml"
     cluster.write_text(yaml.safe_dump(local(_ssh(home, node))))
