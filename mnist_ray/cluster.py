@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple
 
 import ray
 from ray._common.utils import get_ray_address_file
+from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mnist_ray import errors
@@ -184,6 +187,30 @@ def check_shared(folder: Path) -> None:
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
 def _there(path: str) -> bool:
     return Path(path).exists()
+
+
+def grown(each: Share, workers: int) -> int:
+    """How many workers there is room for, after asking for room for `workers` where the cluster
+    starts nodes when asked, and waiting while they come."""
+    if room(each) >= workers or not (is_to_join() and _starting() is not None):
+        return room(each)
+    print(f"waits for nodes: room for {room(each)} of {workers} workers", flush=True)
+    request_resources(bundles=[{"CPU": each.cpus, "GPU": each.gpus}] * workers)
+    asked = time.monotonic()
+    try:
+        while room(each) < workers and (_starting() or time.monotonic() < asked + PATIENCE):
+            time.sleep(1)
+    finally:  # those that came stay while they have work, and for the cluster's idle time after
+        request_resources(bundles=[])
+    return room(each)
+
+
+def _starting() -> int | None:
+    """How many nodes have been asked for and are not there yet; None where none ever come."""
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    if status.stats.autoscaler_version in (None, "0"):
+        return None
+    return len(status.pending_launches) + len(status.pending_nodes)
 
 
 PATIENCE = 30

@@ -183,6 +183,8 @@ def _concurrency(study: TuneConfig, share: cluster.Share) -> int:
     fits = cluster.room(share) // study.workers_per_trial
     wanted = study.max_concurrent or fits
     if wanted > fits:
+        fits = cluster.grown(share, wanted * study.workers_per_trial) // study.workers_per_trial
+    if wanted > fits:
         unit = f"{share.cpus} CPU{'s' * (share.cpus > 1)}" + " and a GPU" * share.gpus
         raise UserError(
             f"max_concurrent is {wanted}, but at {study.workers_per_trial} workers a trial with"
