@@ -54,9 +54,9 @@ def laptop(tmp_path_factory: pytest.TempPathFactory, mnist: Mnist) -> Iterator[L
     cluster.write_text(yaml.safe_dump(local(_ssh(home, node))))
     _prepare(node)
     namespace = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--mount-proc"]
-    begin = "mkdir -p /run/sshd /tmp/ray && mount -t tmpfs ray /tmp/ray && echo ready"
+    begin = "mkdir -p /run/sshd && mkdir -p -m 777 /tmp/ray && mount -t tmpfs ray /tmp/ray"
     # Not sleep itself: its first process must wait for those that lose their parents.
-    shell = ["bash", "-c", f"{begin} && sleep infinity; exit"]
+    shell = ["bash", "-c", f"{begin} && echo ready && sleep infinity; exit"]
     with subprocess.Popen([*namespace, *shell], stdout=subprocess.PIPE) as machine:
         assert machine.stdout
         if machine.stdout.readline() != b"ready\n":
