@@ -9,7 +9,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,9 +38,9 @@ class Share(NamedTuple):
 
 
 @contextmanager
-def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
+def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> Iterator[None]:
     """Inside, Ray is there: the cluster that this machine is a node of, or one just for this block,
-    which listens on loopback alone and leaves nothing behind.
+    which listens on loopback alone and leaves nothing behind. It is said which one is joined.
 
     `dashboard` is for a cluster started here. Trials that launch workers of their own need it: when
     one is stopped early, Ray Train asks the dashboard whether that trial's controller is dead, and
@@ -71,6 +71,12 @@ def connected(*, dashboard: bool, verbose: bool) -> Iterator[None]:
         except SystemExit:  # so Ray heeds SIGTERM while it starts
             errors.interrupt(signal.SIGTERM)
         errors.heed_signals()
+        if "include_dashboard" not in options:
+            nodes, address = len(_per_node("CPU")), ray.get_runtime_context().gcs_address
+            say(
+                f"joined the Ray cluster at {address}: {nodes} node{'s' * (nodes > 1)},"
+                f" {sum(_per_node('CPU'))} CPUs\n"
+            )
         yield
 
 

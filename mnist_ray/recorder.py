@@ -26,7 +26,7 @@ DEATHS = {
 
 
 class Recorder(tune.Callback):  # type: ignore[misc]
-    """Keeps the rows of the results tables, and writes them whenever a trial ends. `epochs` are
+    """Keeps the rows of the results tables, and writes them as trials end. `epochs` are
     those of each trial so far, where the study is resumed."""
 
     def __init__(
@@ -49,12 +49,15 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.epochs = epochs
         self.given_up: Counter[int] = Counter()
         self.looked, self.pending = 0.0, dict[str, float]()
+        self.unwritten, self.write_after = False, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks, and reads them never
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         now = time.monotonic()
+        if self.unwritten and now > self.write_after:
+            self.write()
         # A population takes turns, and so waits.
         if now - self.looked < 1 or self.plan.study.scheduler == "pbt":
             return
@@ -86,6 +89,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         # A trial that failed goes on from its last checkpoint, and may repeat an epoch.
         before = [each for each in self.epochs[number] if each["epoch"] < row["epoch"]]
         self.epochs[number] = [*before, row]
+        if self.plan.study.scheduler != "pbt":  # of which another trial may yet need one
+            best = tables.best_epoch(
+                self.epochs[number], "holdout" if "holdout_loss" in row else "test"
+            )
+            for each in before:
+                if each["checkpoint"] and each is not best:
+                    storage.remove(self.folder / each["checkpoint"])
+                    each["checkpoint"] = None
         self.show.epoch(row)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
@@ -134,7 +145,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             **known,
         )
         self.plan.tell(row)
-        self.write()
+        self.unwritten = True  # `on_step_end` writes it, at once as long as that is quickly done
         if self.plan.study.scheduler != "pbt":  # of which another trial may yet need one
             self._prune(number, {row["checkpoint"], *(each["checkpoint"] for each in epochs[-1:])})
         self.show.end_trial(row)
@@ -148,9 +159,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]
                     storage.remove(saved)
 
     def write(self) -> None:
+        began = time.monotonic()
         trials = [self.plan.rows[number] for number in sorted(self.plan.rows)]
         epochs = [row for number in sorted(self.epochs) for row in self.epochs[number]]
         tables.write(self.folder, trials, epochs)
+        # Writing all rows takes longer with each; it shall not take more than a twentieth of the
+        # time. A trial that is not in the tables yet has its last checkpoint to go on from.
+        self.unwritten, now = False, time.monotonic()
+        self.write_after = now + 20 * (now - began)
 
 
 def _why(path: str | None) -> str:

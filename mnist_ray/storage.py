@@ -106,6 +106,8 @@ def place(field: str, text: "str | Place") -> Place:
     one, or cannot be reached."""
     if isinstance(text, Remote):
         return text
+    if not str(text).strip():
+        raise UserError(f"{field} is empty; name a folder, or a URI like s3://bucket/path.")
     match = re.fullmatch(r"([a-z0-9+.-]+)://([^/?]*)/?([^?]*)\??(.*)", str(text), re.DOTALL)
     if not match:
         return usable(field, Path(text))

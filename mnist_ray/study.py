@@ -59,10 +59,15 @@ def study(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own goes on as if all were done
     # The final runs hold nothing out, and so do not report what schedulers go by.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    # Tune's own record of a study, which nothing here reads, would take a third of the driver's
+    # time where there are a thousand trials.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(10**9))
     if not run.verbose:
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints even at verbose=0
     settings = {**base.model_dump(exclude={"num_workers", "min_workers"}), **study.model_dump()}
-    with cluster.connected(dashboard=study.workers_per_trial > 1, verbose=run.verbose):
+    with cluster.connected(
+        dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.console.print
+    ):
         share = cluster.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
         concurrent = _concurrency(study, share)
         if isinstance(folder, Path):
@@ -134,11 +139,13 @@ def _search(
             callbacks=[recorder, *trackers],
             verbose=1 if run.verbose else 0,
             failure_config=tune.FailureConfig(max_failures=run.max_failures),
+            # Others of a population may yet need an older one. Else the recorder deletes: with a
+            # number to keep, Tune writes its own record whenever a trial reports.
             checkpoint_config=tune.CheckpointConfig(
-                # And the last, always. Others of a population may yet need an older one.
-                num_to_keep=3 if study.scheduler == "pbt" else 1,
-                checkpoint_score_attribute=trial.WORTH,
-            ),
+                num_to_keep=3, checkpoint_score_attribute=schedulers.METRIC
+            )
+            if study.scheduler == "pbt"
+            else None,
         ),
     )
     try:

@@ -207,7 +207,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
         tables.write(folder, [row], epochs)
         return row
 
-    with cluster.connected(dashboard=False, verbose=run.verbose):
+    with cluster.connected(dashboard=False, verbose=run.verbose, say=show.console.print):
         share = cluster.share(
             config.num_workers, config.cpus_per_worker, config.use_gpu, config.min_workers
         )

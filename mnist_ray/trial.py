@@ -18,11 +18,7 @@ from mnist_ray import checkpoint, cluster, data, engine, runs, trainer
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import TrainConfig
 from mnist_ray.errors import UserError
-from mnist_ray.schedulers import METRIC
 from mnist_ray.storage import Place
-
-WORTH = "worth_keeping"
-"""By this Tune keeps a trial's best checkpoint."""
 
 LAUNCHER_CPUS, SPARED_CPUS = 0.001, 0.05
 """A trial that launches workers needs a little of a CPU for itself (Tune refuses 0). Its workers
@@ -53,10 +49,7 @@ def trial(sampled: dict[str, Any], shared: Shared) -> None:
         epochs.append(metrics)
         with TemporaryDirectory() as folder:
             checkpoint.save(Path(folder), Checkpoint(state, config, epochs, splits.hash))
-            worth = metrics.get(METRIC, metrics["epoch"])  # the last epoch's, without a holdout
-            tune.report(
-                {**metrics, WORTH: worth}, checkpoint=tune.Checkpoint.from_directory(folder)
-            )
+            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
     device = torch.device("cuda" if shared.share.gpus else "cpu")
     engine.fit(config, splits, device=device, on_epoch=on_epoch, start=start)

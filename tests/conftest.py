@@ -15,6 +15,7 @@ import pytest
 from mnist_ray import data
 from mnist_ray.config import RunConfig
 from mnist_ray.data import Mnist
+from mnist_ray.storage import Place, place
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +41,9 @@ def small() -> Mnist:
 SECRET = "not-to-be-printed-or-kept"
 
 
-@pytest.fixture(scope="session")
-def bucket() -> Iterator[str]:
-    """The URI of a bucket on an S3 server of our own, spoken to over HTTP."""
+@contextlib.contextmanager
+def s3_server() -> Iterator[subprocess.Popen[bytes]]:
+    """An S3 server of our own, spoken to over HTTP, with a bucket; the environment leads to it."""
     from mnist_ray.cluster import free_port
 
     port = free_port()
@@ -62,9 +63,25 @@ def bucket() -> Iterator[str]:
             time.sleep(0.1)
         system, _ = pyarrow.fs.FileSystem.from_uri("s3://bucket/?allow_bucket_creation=true")
         system.create_dir("bucket")
-        yield "s3://bucket"
+        yield server
     server.terminate()
     server.wait()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """Its URI."""
+    with s3_server():
+        yield "s3://bucket"
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty place of either kind."""
+    if request.param == "folder":
+        return tmp_path / "runs"
+    uri = request.getfixturevalue("bucket")
+    return place("storage", f"{uri}/{tmp_path.name}")
 
 
 @pytest.fixture(scope="session")

@@ -53,8 +53,8 @@ MAY_IMPORT = {
         *("runs", "scoring", "storage", "tables"),
     },
     "trial": {
-        *("checkpoint", "cluster", "config", "data", "engine", "errors", "runs", "schedulers"),
-        *("storage", "trainer"),
+        *("checkpoint", "cluster", "config", "data", "engine", "errors", "runs", "storage"),
+        "trainer",
     },
     "train": {"config", "display", "errors", "flags", "trainer"},
     "study": {

@@ -171,5 +171,7 @@ def test_a_folder_that_the_other_does_not_have_is_refused(hosts: Hosts, command:
     )
     said = refused.end()
     assert refused.returncode == 2, said
-    assert said.startswith(f"error: storage {hosts.local}/runs is not shared: node {OTHER} does")
+    joined, *_, last = said.splitlines()
+    assert joined == f"joined the Ray cluster at {HEAD}:6379: 2 nodes, 2 CPUs"
+    assert last.startswith(f"error: storage {hosts.local}/runs is not shared: node {OTHER} does")
     assert list((hosts.local / "runs").glob("*")) == []

@@ -15,10 +15,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from conftest import SECRET, s3_server
 
 from mnist_ray import checkpoint, cluster, data, engine, errors, tables, train, tune
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Mnist
+from mnist_ray.storage import Place
 
 pytestmark = pytest.mark.recovery
 
@@ -74,7 +76,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")
 
 
-def table(folder: Path, name: str = tables.TRIALS) -> list[dict[str, Any]]:
+def table(folder: Place, name: str = tables.TRIALS) -> list[dict[str, Any]]:
     return tables.read(folder, name).to_pylist()
 
 
@@ -186,9 +188,9 @@ def test_a_data_parallel_trial_goes_on_when_a_worker_is_killed(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_study_survives_its_trial_and_its_driver(storage: Path, tmp_path: Path) -> None:
-    folder = storage / "killed"
-    flags = [*STUDY, "--storage", str(storage)]
+def test_a_study_survives_its_trial_and_its_driver(home: Place, tmp_path: Path) -> None:
+    folder = home / "killed"
+    flags = [*STUDY, "--storage", str(home)]
     run = Run(tmp_path / "out", "tune", *flags, "--name", "killed")
     run.wait_for(lambda: list(folder.glob("trial_00001/checkpoint_*/checkpoint.pt")))
     kill("ImplicitFunc")
@@ -207,7 +209,7 @@ def test_a_study_survives_its_trial_and_its_driver(storage: Path, tmp_path: Path
     after = table(folder)
     assert those_of(before, after) == those_of(before, before)
     assert errors.run(tune.main, [*flags, "--name", "undisturbed"]) == 0
-    undisturbed = table(storage / "undisturbed")
+    undisturbed = table(home / "undisturbed")
     assert [[row[name] for name in SAME] for row in after] == [
         [row[name] for name in SAME] for row in undisturbed
     ]
@@ -370,6 +372,21 @@ def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
     after = table(folder)
     assert [row["trial"] for row in after if row["status"] == "ok"] == list(range(6))
     assert those_of(before, after) == those_of(before, before)
+
+
+def test_a_bucket_that_is_lost_ends_a_study(tmp_path: Path, alone: None) -> None:
+    flags = [*STUDY, "--storage", "s3://bucket/runs", "--name", "lost"]
+    with s3_server() as server:
+        run = Run(tmp_path / "out", "tune", *flags)
+        run.wait_for(lambda: "search    0" in run.text)
+        server.kill()
+        assert run.end() == 1, run.text
+    assert "Traceback" not in run.text
+    *_, resume, error = run.text.splitlines()
+    assert "--resume --name lost --storage s3://bucket/runs" in resume
+    assert error.startswith("error: storage s3://bucket/runs/lost failed: ")
+    assert "AWS Error NETWORK_CONNECTION" in error
+    assert SECRET not in run.text
 
 
 @pytest.fixture

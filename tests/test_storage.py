@@ -14,16 +14,6 @@ from mnist_ray.fields import read_yaml
 from mnist_ray.model import build
 from mnist_ray.storage import Place
 
-
-@pytest.fixture(params=["folder", "bucket"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """An empty place of either kind."""
-    if request.param == "folder":
-        return tmp_path
-    uri = request.getfixturevalue("bucket")
-    return storage.place("storage", f"{uri}/{tmp_path.name}")
-
-
 ROW = tables.trial_row(TrainConfig().model_dump(), [], run="a", trial=0, status="failed")
 
 
@@ -103,6 +93,7 @@ def test_a_checkpoint_in_a_bucket(bucket: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "says"),
     [
+        ("", "is empty"),
         ("s3://no-such-bucket/runs", "there is no s3://no-such-bucket"),
         (f"s3://key:{SECRET}@bucket/runs", "has credentials in it"),
         ("ftps://bucket/runs", "Unrecognized filesystem type"),
