@@ -166,8 +166,7 @@ def _run(folder: Place) -> Iterator[str]:
     yield _section("Where the time went", _cost(trials), figures.budget(trials))
     predictions = folder / tables.PREDICTIONS
     if predictions.is_file():
-        table = tables.read(folder, tables.PREDICTIONS, needed=tables.PREDICTION_COLUMNS)
-        yield from _mistakes(table.to_pandas())
+        yield from _mistakes(tables.read(folder, tables.PREDICTIONS).to_pandas())
     yield _failures(trials)
     yield _all_trials(folder)
 

@@ -187,7 +187,7 @@ def _parquet(table: pa.Table) -> bytes:
     return content
 
 
-def read(folder: Place, name: str = TRIALS, needed: Iterable[str] = ("run", "trial")) -> pa.Table:
+def read(folder: Place, name: str = TRIALS, needed: Iterable[str] = ()) -> pa.Table:
     """A table of a run's folder; raises UserError where there is none that can be read, or one
     without a column that is `needed`."""
     path = storage.place("path", folder) / name
@@ -209,7 +209,8 @@ def read(folder: Place, name: str = TRIALS, needed: Iterable[str] = ("run", "tri
     except Exception as error:  # whatever a reader of damaged bytes raises
         reason = str(error).splitlines() or [type(error).__name__]
         raise errors.UserError(f"path {path} cannot be read: {reason[0]}") from None
-    if missing := sorted(set(needed) - present):
+    always = PREDICTION_COLUMNS if name == PREDICTIONS else ("run", "trial")
+    if missing := sorted({*always, *needed} - present):
         raise errors.UserError(
             f"path {path} is not a results table: it has no column {missing[0]}."
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+import pyarrow.parquet as pq
 import pytest
 
 from mnist_ray import axes, errors, figures, report, results, tables
@@ -127,7 +128,7 @@ def test_the_best_so_far_never_falls(study: Path) -> None:
 
 
 def test_the_confusion_matrix_counts_every_image(study: Path) -> None:
-    predictions = tables.read(study, tables.PREDICTIONS, needed=["index"]).to_pandas()
+    predictions = tables.read(study, tables.PREDICTIONS).to_pandas()
     figure = figures.confusion(predictions)
     assert sum(int(text) for row in figure.data[0].text for text in row) == len(predictions)
     assert figure.data[0].z[5][3] == figure.data[0].z[7][1] == 1
@@ -229,7 +230,7 @@ def test_a_report_is_of_whole_runs(
 
 def test_tables_of_before_phases_make_a_page(study: Path) -> None:
     old = tables.read(study).drop(["phase", "repeats", "rung", "ended"])
-    tables._replace(study / tables.TRIALS, old, tables.pq.write_table)
+    pq.write_table(old, study / tables.TRIALS)
     (study / tables.PREDICTIONS).unlink()
     assert "epoch by epoch" in report.render([study])
 

@@ -61,6 +61,9 @@ def distribution(nodes: int, mnist: data.Mnist) -> dict[str, float]:
     @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
     class Reader:
         def ready(self) -> str:
+            import mnist_ray.data  # torch takes seconds
+
+            assert mnist_ray.data
             return str(ray.get_runtime_context().get_node_id())
 
         def read(self, reference: list[ray.ObjectRef]) -> int:
