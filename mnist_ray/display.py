@@ -130,7 +130,8 @@ def recipe(config: TrainConfig, without: Container[str] = ()) -> str:
         "batch_size": f"batch {config.batch_size}",
         "epochs": f"{config.epochs} epochs",
     }
-    for name in ("weight_decay", "label_smoothing", "dropout", "rotation", "shift", "scale"):
+    numbers = ("weight_decay", "label_smoothing", "ema", "dropout", "rotation", "shift", "scale")
+    for name in numbers:
         value = getattr(config, name)
         parts[name] = f"{name.replace('_', ' ')} {value:g}" if value else ""
     shown = [text for name, text in parts.items() if text and name not in without]
