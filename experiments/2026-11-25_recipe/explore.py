@@ -77,7 +77,18 @@ def seeded(*changes: Fields, seeds: int = 3) -> list[Fields]:
     ]
 
 
-STAGES = {"screen": screen, "full": lambda: seeded({})}
+AROUND: list[Fields] = [
+    {"lr": 0.2},
+    {"batch_size": 32},
+    {"weight_decay": 2e-4},
+    {"rotation": 7, "shift": 1},
+    {"label_smoothing": 0.05},
+]
+STAGES = {
+    "screen": screen,
+    "full": lambda: seeded({}),
+    "around": lambda: seeded(*AROUND),
+}
 
 
 def run(fields: Fields) -> Fields:
