@@ -78,8 +78,8 @@ def storage_told(folder: object) -> Iterator[None]:
     except Exception as error:
         if lines := [line for line in str(error).splitlines() if "AWS Error" in line]:
             raise RunFailed(
-                f"storage {folder} failed: {lines[-1].strip()} What was found so far is kept; go on"
-                " with it when the storage is there again."
+                f"storage {folder} failed: {lines[-1].strip().rstrip('.')}. What was found so far"
+                " is kept; go on with it when the storage is there again."
             ) from error
         if NO_SPACE not in str(error):
             raise

@@ -121,7 +121,6 @@ def place(field: str, text: "str | Place") -> Place:
     try:
         if not Remote(remote.root, PurePosixPath(), query).is_dir():
             raise UserError(f"{field} {text} cannot be used: there is no {remote.root}.")
-        remote.exists()
     except (OSError, ValueError) as error:
         raise UserError(f"{field} {text} cannot be used: {reason(error)}.") from None
     return remote

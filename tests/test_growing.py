@@ -13,8 +13,6 @@ from ray.cluster_utils import Cluster
 from mnist_ray import cluster, errors, tables, tune
 from mnist_ray.data import Mnist
 
-pytestmark = pytest.mark.launcher
-
 HEAD = "f" * 51 + "00000"
 """What Ray's provider for such tests calls the head."""
 
