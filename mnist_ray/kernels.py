@@ -78,7 +78,8 @@ class _ReluNormDropout(torch.autograd.Function):
         x = x.contiguous(memory_format=torch.channels_last)
         out = torch.empty_like(x)
         channels = x.shape[1]
-        key = torch.randint(2**32, (2,)).numpy()
+        # No key is another type to Numba: it compiles loops of their own, without a mask.
+        key = torch.randint(2**32, (2,)).numpy().astype(np.uint32) if p else (None, None)
         keep, kept_scale = round((1 - p) * 65536), 1 / (1 - p)
         mean, inverse = np.zeros(channels), np.ones(channels)
         gain, shift = np.ones(channels, np.float32), np.zeros(channels, np.float32)
@@ -87,9 +88,9 @@ class _ReluNormDropout(torch.autograd.Function):
             running = [norm.get_buffer(f"running_{name}").numpy() for name in ("mean", "var")]
             _moments(_rows(x), norm.eps, norm.momentum, mean, inverse, *running)
             norm.get_buffer("num_batches_tracked").add_(1)
-        _forward(_rows(x), mean, inverse, gain, shift, key, keep, kept_scale, _rows(out))
+        _forward(_rows(x), mean, inverse, gain, shift, *key, keep, kept_scale, _rows(out))
         ctx.save_for_backward(x)
-        ctx.constants = mean, inverse, gain, key, keep, kept_scale
+        ctx.constants = mean, inverse, gain, *key, keep, kept_scale
         ctx.normalised = norm is not None
         return out
 
@@ -182,6 +183,8 @@ def _relu(x):
 @njit(inline="always")
 def _kept(left, right, i, c, keep, key1, key2):
     """Columns c and c + HALF of row i, or 0 where dropout drops them."""
+    if key1 is None:
+        return left, right
     bits = _hash(uint32(uint32(i * HALF) + uint32(c)), key1, key2)
     return (
         left if (bits & uint32(0xFFFF)) < keep else ZERO,
@@ -225,8 +228,8 @@ def _moments(z, eps, momentum, mean, inverse, running_mean, running_var):
 
 
 @compiled
-def _forward(z, mean, inverse, gain, shift, key, keep16, kept_scale, out):
-    keep, key1, key2 = uint32(keep16), uint32(key[0]), uint32(key[1])
+def _forward(z, mean, inverse, gain, shift, key1, key2, keep16, kept_scale, out):
+    keep = uint32(keep16)
     scale, offset = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
     for c in range(WIDTH):
         k = c % len(mean)
@@ -245,11 +248,11 @@ def _forward(z, mean, inverse, gain, shift, key, keep16, kept_scale, out):
 
 @compiled
 def _affine_gradients(
-    gradient, z, mean, inverse, gain, key, keep16, kept_scale, of_weight, of_bias
+    gradient, z, mean, inverse, gain, key1, key2, keep16, kept_scale, of_weight, of_bias
 ):
     """The sums over all images that batch norm's backward pass needs, which are the gradients of
     its weight and bias."""
-    keep, key1, key2 = uint32(keep16), uint32(key[0]), uint32(key[1])
+    keep = uint32(keep16)
     channels = len(mean)
     blocks = (len(z) + BLOCK - 1) // BLOCK
     partial = np.empty((blocks, 2, WIDTH), np.float32)
@@ -272,9 +275,11 @@ def _affine_gradients(
 
 
 @compiled
-def _backward(gradient, z, mean, inverse, gain, key, keep16, kept_scale, of_weight, of_bias, out):
+def _backward(
+    gradient, z, mean, inverse, gain, key1, key2, keep16, kept_scale, of_weight, of_bias, out
+):
     """Ioffe and Szegedy, arXiv:1502.03167, p. 4, times the mask, through ReLU."""
-    keep, key1, key2 = uint32(keep16), uint32(key[0]), uint32(key[1])
+    keep = uint32(keep16)
     scale, offset = np.empty(WIDTH, np.float32), np.empty(WIDTH, np.float32)
     slope = np.empty(WIDTH, np.float32)
     n = z.size / len(mean)
