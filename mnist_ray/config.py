@@ -42,6 +42,9 @@ class TrainConfig(Config):
     rotation: float = Field(0.0, ge=0, le=45, description="Augment: rotate up to, in degrees.")
     shift: float = Field(0.0, ge=0, le=8, description="Augment: move up to, in pixels.")
     scale: float = Field(0.0, ge=0, le=0.5, description="Augment: resize up to, as a fraction.")
+    augment_until: float = Field(
+        1.0, ge=0, le=1, description="Share of the run that augments; the rest does not."
+    )
     batch_size: int = Field(
         64, ge=1, le=8192, description="Images per step, over all workers together."
     )

@@ -134,5 +134,8 @@ def recipe(config: TrainConfig, without: Container[str] = ()) -> str:
     for name in numbers:
         value = getattr(config, name)
         parts[name] = f"{name.replace('_', ' ')} {value:g}" if value else ""
+    augments = config.rotation or config.shift or config.scale
+    if augments and config.augment_until < 1:
+        parts["augment_until"] = f"augment until {config.augment_until:g}"
     shown = [text for name, text in parts.items() if text and name not in without]
     return ", ".join(["SGD", *shown, f"seed {config.seed}"])

@@ -103,12 +103,12 @@ def fit(
             device=device,
         )
         for step, (positions, global_size) in enumerate(batches):
+            now, total = (epoch - 1) * steps + step, config.epochs * steps
             images, labels = splits.train.take(positions)
-            images = data.augment(images, config, augment_rng)
+            if now < config.augment_until * total:
+                images = data.augment(images, config, augment_rng)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(
-                    config, (epoch - 1) * steps + step, config.epochs * steps
-                )
+                group["lr"] = learning_rate(config, now, total)
             # Weights and batch norm stay float32; autocast only computes with less.
             with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic == "bf16"):
                 log_probs = parallel(images)
@@ -119,8 +119,7 @@ def fit(
             (loss * (world_size / global_size)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if config.ema:
-                share = averaged_share(config, (epoch - 1) * steps + step, config.epochs * steps)
-                torch._foreach_lerp_(averages, learned, share)
+                torch._foreach_lerp_(averages, learned, averaged_share(config, now, total))
             with torch.no_grad():
                 right = (log_probs.argmax(1) == labels).sum()
                 totals += torch.stack([loss.detach(), right, right.new_tensor(len(labels))])

@@ -88,7 +88,7 @@ def test_an_epoch_is_that_of_a_plain_loop(small: Mnist, label_smoothing: float) 
     "changes",
     [
         {},
-        {"schedule": "one-cycle", "nesterov": True, "rotation": 10, "shift": 2},
+        {"schedule": "one-cycle", "nesterov": True, "rotation": 10, "augment_until": 0.5},
         {"ema": 0.2, "schedule": "one-cycle"},
     ],
 )
@@ -102,6 +102,18 @@ def test_a_resumed_run_ends_with_the_same_bits(small: Mnist, changes: dict) -> N
     assert [[row[key] for key in timeless] for row in rows[1:]] == [
         [row[key] for key in timeless] for row in later
     ]
+
+
+def test_it_augments_for_a_share_of_the_run(small: Mnist) -> None:
+    config = TrainConfig(epochs=2, train_size=300, rotation=10, shift=2)
+    plain = config.replace(rotation=0, shift=0)
+    _, _, always = fit(config, small)
+    half, _, states = fit(config.replace(augment_until=0.5), small)
+    went_on, _, _ = fit(plain, small, start=always[1])
+    assert torch.equal(learned(states[1]["model"]), learned(always[1]["model"]))
+    assert torch.equal(weights(half), weights(went_on))
+    never, _, _ = fit(config.replace(augment_until=0), small)
+    assert torch.equal(weights(never), weights(fit(plain, small)[0]))
 
 
 def test_the_average_is_that_of_the_weights_after_each_step(small: Mnist) -> None:
