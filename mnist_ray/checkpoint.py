@@ -79,8 +79,6 @@ def load(folder: str | Place) -> Checkpoint:
     try:
         saved = Checkpoint(**{**content, "config": build(TrainConfig, content["config"])})
         saved.state["model"], saved.state["optimizer"], saved.epochs[saved.state["epoch"] - 1]
-        if saved.config.ema:
-            saved.state["unaveraged"]
     except (UserError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"checkpoint {path} is not a checkpoint of mnist_ray: {error}") from None
     return saved

@@ -28,13 +28,6 @@ class TrainConfig(Config):
     schedule: Literal["constant", "one-cycle"] = Field(
         "constant", description="Learning rate over the run; one-cycle rises, then falls to 0."
     )
-    ema: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Score and save not the last weights but an exponential moving average of them,"
-        " over this share of the run; 0 is off.",
-    )
     dropout: float = Field(
         0.1, ge=0, le=0.9, description="Probability of zeroing an activation; 0 is off."
     )

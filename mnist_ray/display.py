@@ -130,8 +130,7 @@ def recipe(config: TrainConfig, without: Container[str] = ()) -> str:
         "batch_size": f"batch {config.batch_size}",
         "epochs": f"{config.epochs} epochs",
     }
-    numbers = ("weight_decay", "label_smoothing", "ema", "dropout", "rotation", "shift", "scale")
-    for name in numbers:
+    for name in ("weight_decay", "label_smoothing", "dropout", "rotation", "shift", "scale"):
         value = getattr(config, name)
         parts[name] = f"{name.replace('_', ' ')} {value:g}" if value else ""
     augments = config.rotation or config.shift or config.scale

@@ -60,8 +60,9 @@ class Study:
             self.console.print(f"going on after {len(plan.rows)} trials that are done")
         space = study.dimensions()
         self.console.print("over")
+        width = max(map(len, space))
         for name, spec in space.items():
-            self.console.print(f"  {name:<12} {spec}")
+            self.console.print(f"  {name:<{width}} {spec}")
         self.console.print(
             f"around {recipe(base, without=space)}\nchosen by {base.holdout:,} held-out images\n"
         )

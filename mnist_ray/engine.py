@@ -4,7 +4,6 @@
 passes its rank, the number of workers and a `wrap` that synchronises gradients.
 """
 
-import copy
 import ctypes
 import math
 import os
@@ -50,8 +49,7 @@ def fit(
     on_epoch: Callable[[Metrics, State], None] = lambda metrics, state: None,
     start: State | None = None,
 ) -> nn.Sequential:
-    """Train, and after each epoch score and report. Returns the trained network: with `config.ema`
-    the average of its weights, which is also what is scored and `model` in the state.
+    """Train, and after each epoch score and report. Returns the trained network.
 
     `on_epoch` gets the epoch's metrics and the state to resume from: pass that as `start`, and the
     run ends with the same bits as one that was never interrupted. Stops early, after reporting,
@@ -61,11 +59,8 @@ def fit(
     torch.manual_seed(data.derive_seed(config.seed))  # the same first weights on every worker
     model = build(config)
     if start:
-        model.load_state_dict(start["unaveraged" if config.ema else "model"])
+        model.load_state_dict(start["model"])
     model = model.to(device)
-    scored = copy.deepcopy(model) if config.ema else model
-    if start:
-        scored.load_state_dict(start["model"])
     parallel = wrap(model)
     arithmetic = resolve_precision(config.precision, device)
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, or fp32 would not be what it says
@@ -84,7 +79,6 @@ def fit(
     splits = splits.to(device)
     n = len(splits.train.indices)
     steps = data.steps_per_epoch(n, config.batch_size, world_size)
-    learned, averages = _learned(model), _learned(scored)
 
     for epoch in range(start["epoch"] + 1 if start else 1, config.epochs + 1):
         began = time.perf_counter()
@@ -118,8 +112,6 @@ def fit(
             # so each loss is a sum, divided by what makes that average the batch's mean.
             (loss * (world_size / global_size)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            if config.ema:
-                torch._foreach_lerp_(averages, learned, averaged_share(config, now, total))
             with torch.no_grad():
                 right = (log_probs.argmax(1) == labels).sum()
                 totals += torch.stack([loss.detach(), right, right.new_tensor(len(labels))])
@@ -130,10 +122,8 @@ def fit(
 
         loss_sum, right_sum, count = _sum_over_workers(totals, world_size).tolist()
         _average_buffers(model, world_size)
-        if config.ema:
-            _average_buffers(scored, world_size)
         train_seconds = time.perf_counter() - began
-        score = evaluate(scored, splits.score, rank=rank, world_size=world_size)
+        score = evaluate(model, splits.score, rank=rank, world_size=world_size)
         metrics = {
             "epoch": epoch,
             "lr": optimizer.param_groups[0]["lr"],
@@ -149,13 +139,11 @@ def fit(
         }
         finite = math.isfinite(metrics["train_loss"]) and math.isfinite(score.loss)
         metrics["last"] = epoch == config.epochs or not finite
-        state = {"model": scored.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-        if config.ema:
-            state["unaveraged"] = model.state_dict()
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
         on_epoch(metrics, state)
         if metrics["last"]:
             break
-    return scored
+    return model
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
@@ -166,15 +154,6 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
         return config.lr
     done = (step + 1) / (total_steps + 1)
     return config.lr * min(done / 0.25, (1 - done) / 0.75)
-
-
-def averaged_share(config: TrainConfig, step: int, total_steps: int) -> float:
-    """What the weights after `step` count in the average of those after each step up to it, where
-    one from `ema` x `total_steps` steps before counts 1/e of it (Szegedy et al., arXiv:1512.00567,
-    section 8). As the shares add up to one, nothing is left of the first, random weights.
-    """
-    over = config.ema * total_steps
-    return math.expm1(-1 / over) / math.expm1(-(step + 1) / over)
 
 
 def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1) -> Score:
@@ -268,11 +247,6 @@ def _loss(log_probs: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     if smoothing:
         loss = (1 - smoothing) * loss - smoothing * log_probs.mean(dim=1).sum()
     return loss
-
-
-def _learned(model: nn.Module) -> list[Tensor]:
-    """What is averaged: the weights, and batch norm's running statistics."""
-    return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
 
 
 def _sum_over_workers(totals: Tensor, world_size: int) -> Tensor:

@@ -86,11 +86,7 @@ def test_an_epoch_is_that_of_a_plain_loop(small: Mnist, label_smoothing: float) 
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
-        {"schedule": "one-cycle", "nesterov": True, "rotation": 10, "augment_until": 0.5},
-        {"ema": 0.2, "schedule": "one-cycle"},
-    ],
+    [{}, {"schedule": "one-cycle", "nesterov": True, "rotation": 10, "augment_until": 0.5}],
 )
 def test_a_resumed_run_ends_with_the_same_bits(small: Mnist, changes: dict) -> None:
     config = TrainConfig(epochs=3, train_size=300, holdout=100, **changes)
@@ -110,51 +106,11 @@ def test_it_augments_for_a_share_of_the_run(small: Mnist) -> None:
     _, _, always = fit(config, small)
     half, _, states = fit(config.replace(augment_until=0.5), small)
     went_on, _, _ = fit(plain, small, start=always[1])
-    assert torch.equal(learned(states[1]["model"]), learned(always[1]["model"]))
+    for one, other in zip(states[1]["model"].values(), always[1]["model"].values(), strict=True):
+        assert torch.equal(one, other)
     assert torch.equal(weights(half), weights(went_on))
     never, _, _ = fit(config.replace(augment_until=0), small)
     assert torch.equal(weights(never), weights(fit(plain, small)[0]))
-
-
-def test_the_average_is_that_of_the_weights_after_each_step(small: Mnist) -> None:
-    config = TrainConfig(epochs=2, train_size=300, ema=0.25)  # of 10 steps
-    networks, after = [], []
-
-    def wrap(network: nn.Module) -> nn.Module:
-        networks.append(network)
-        return network
-
-    def on_step(epoch: int, step: int, steps: int) -> None:
-        after.append(learned(networks[0].state_dict()))
-
-    averaged, rows, states = fit(config, small, wrap=wrap, on_step=on_step)
-    share = torch.tensor([math.exp((step - 10) / 2.5) for step in range(1, 11)]).double()
-    expected = (torch.stack(after).double() * (share / share.sum()).unsqueeze(1)).sum(0)
-    assert torch.allclose(learned(averaged.state_dict()).double(), expected, atol=1e-6)
-    assert (learned(averaged.state_dict()) - after[-1]).abs().max() > 1e-3
-    assert torch.equal(learned(states[2]["model"]), learned(averaged.state_dict()))
-    score = engine.evaluate(averaged, data.split(small, 0, 300).score)
-    assert (rows[-1]["test_loss"], rows[-1]["test_accuracy"]) == (score.loss, score.accuracy)
-
-
-def learned(state: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The weights and batch norm's running statistics."""
-    return torch.cat([value.flatten() for value in state.values() if value.is_floating_point()])
-
-
-def test_what_is_averaged_trains_as_what_is_not(small: Mnist) -> None:
-    config = TrainConfig(epochs=2, train_size=300, schedule="one-cycle")
-    plain, _, states = fit(config, small)
-    averaged, _, others = fit(config.replace(ema=0.1), small)
-    assert list(states[2]) == ["model", "optimizer", "epoch"]
-    for one, other in zip(states.values(), others.values(), strict=True):
-        assert torch.equal(learned(one["model"]), learned(other["unaveraged"]))
-    assert not torch.equal(weights(plain), weights(averaged))
-
-
-def test_an_average_over_hardly_any_steps_is_the_last_weights(small: Mnist) -> None:
-    averaged, _, states = fit(TrainConfig(epochs=1, train_size=300, ema=1e-9), small)
-    assert torch.equal(learned(averaged.state_dict()), learned(states[1]["unaveraged"]))
 
 
 def test_the_seed_decides(small: Mnist) -> None:
@@ -236,17 +192,14 @@ class FrozenNorm(nn.Module):
         return self.parallel(x)
 
 
-def train_as(
-    rank: int, world_size: int, config: TrainConfig, mnist: Mnist, freeze: bool = True
-) -> dict[str, Any]:
+def train_as(rank: int, world_size: int, config: TrainConfig, mnist: Mnist) -> dict[str, Any]:
     """One epoch as worker `rank`: the first and last step's gradients, the weights, the metrics."""
     networks, gradients = [], []
 
     def wrap(network: nn.Module) -> nn.Module:
         networks.append(network)
         parallel = DistributedDataParallel(network) if world_size > 1 else network
-        parallel = engine.wait_awake(parallel)
-        return FrozenNorm(network, parallel) if freeze else parallel
+        return FrozenNorm(network, engine.wait_awake(parallel))
 
     def on_step(epoch: int, step: int, steps: int) -> None:
         if step in (1, steps):
@@ -259,37 +212,18 @@ def train_as(
     return {"gradients": torch.stack(gradients), "weights": weights(trained), "metrics": row}
 
 
-def worker(rank: int, folder: str, config: TrainConfig, mnist: Mnist, freeze: bool) -> None:
+def worker(rank: int, folder: str, config: TrainConfig, mnist: Mnist) -> None:
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.save(train_as(rank, 2, config, mnist, freeze), f"{folder}/{rank}.pt")
+    torch.save(train_as(rank, 2, config, mnist), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def train_as_two(
-    folder: Path, config: TrainConfig, mnist: Mnist, freeze: bool = True
-) -> list[dict[str, Any]]:
-    torch.multiprocessing.spawn(worker, (str(folder), config, mnist, freeze), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-
-
-def test_two_workers_average_alike(small: Mnist, tmp_path: Path) -> None:
-    # Each one's batch norm sees its own share, and the averages of both are averaged.
-    config = TrainConfig(batch_size=50, train_size=200, epochs=1, ema=0.5)
-    one, other = train_as_two(tmp_path, config, small, freeze=False)
-    assert torch.equal(one["weights"], other["weights"])
-    assert one["metrics"]["test_loss"] == other["metrics"]["test_loss"]
-
-
-@pytest.mark.parametrize("ema", [0, 0.5])
-def test_two_workers_are_one_with_the_same_global_batch(
-    small: Mnist, tmp_path: Path, ema: float
-) -> None:
+def test_two_workers_are_one_with_the_same_global_batch(small: Mnist, tmp_path: Path) -> None:
     # 133 training and 101 scored images: both are shared unevenly, and so is the last batch of 5.
-    config = TrainConfig(
-        batch_size=64, train_size=133, epochs=1, dropout=0, precision="fp32", ema=ema
-    )
+    config = TrainConfig(batch_size=64, train_size=133, epochs=1, dropout=0, precision="fp32")
     alone = train_as(0, 1, config, small)
-    both = train_as_two(tmp_path, config, small)
+    torch.multiprocessing.spawn(worker, (str(tmp_path), config, small), nprocs=2)
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
     assert alone["gradients"].abs().max() > 0.01
     for one in both:

@@ -5,6 +5,7 @@ Runs that runs.csv has already are skipped. Two processes with a thread each.
 
 import csv
 import itertools
+import math
 import multiprocessing
 import sys
 import time
@@ -110,8 +111,7 @@ def run(fields: Fields) -> Fields:
         now = learned(networks[0])
         done, total = (epoch - 1) * steps + step - 1, config.epochs * steps
         for over, average in averages.items():
-            share = engine.averaged_share(config.replace(ema=over), done, total)
-            torch._foreach_lerp_(average, now, share)
+            torch._foreach_lerp_(average, now, share(over * total, done))
 
     began = time.perf_counter()
     engine.fit(
@@ -144,6 +144,14 @@ def run(fields: Fields) -> Fields:
                 f"loss_{over:g}_renormed": score.loss,
             }
     return result
+
+
+def share(over: float, step: int) -> float:
+    """What the weights after `step` count in the average of those after each step up to it, where
+    one from `over` steps before counts 1/e of it (Szegedy et al., arXiv:1512.00567, section 8). As
+    the shares add up to one, nothing is left of the first, random weights.
+    """
+    return math.expm1(-1 / over) / math.expm1(-(step + 1) / over)
 
 
 def renorm(network: torch.nn.Module, config: TrainConfig, part: data.Part) -> None:
