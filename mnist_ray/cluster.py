@@ -1,4 +1,4 @@
-"""Ray itself: joining a cluster or starting one here, and what it has room for."""
+"""Ray itself: joining a cluster, or starting one here."""
 
 import atexit
 import contextlib
@@ -12,29 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray._common.utils import get_ray_address_file
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mnist_ray import errors
-from mnist_ray.errors import RunFailed, UserError
+from mnist_ray.errors import RunFailed
+from mnist_ray.resources import PATIENCE, Share, per_node, room
 
 API_SERVER = "RAY_API_SERVER_ADDRESS"
-
-
-class Share(NamedTuple):
-    """What each of some workers gets."""
-
-    cpus: int
-    gpus: int
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.gpus else "cpu"
 
 
 @contextmanager
@@ -72,10 +61,10 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
             errors.interrupt(signal.SIGTERM)
         errors.heed_signals()
         if "include_dashboard" not in options:
-            nodes, address = len(_per_node("CPU")), ray.get_runtime_context().gcs_address
+            nodes, address = len(per_node("CPU")), ray.get_runtime_context().gcs_address
             say(
                 f"joined the Ray cluster at {address}: {nodes} node{'s' * (nodes > 1)},"
-                f" {sum(_per_node('CPU'))} CPUs\n"
+                f" {sum(per_node('CPU'))} CPUs\n"
             )
         yield
 
@@ -135,66 +124,6 @@ def free_port() -> int:
     return port
 
 
-def share(
-    workers: int, cores: int | None, use_gpu: bool | None, at_least: int | None = None
-) -> Share:
-    """What each of `workers` gets: `cores`, or by default as many as all of them can have, and a
-    GPU if wanted or, by default, if there are enough. Where `at_least` as many will do, it is what
-    that many can have. Raises UserError where they do not fit.
-    """
-    cpus, gpus = _per_node("CPU"), _per_node("GPU")
-    needed = at_least or workers
-    if use_gpu is None:
-        use_gpu = needed <= sum(gpus)
-    if use_gpu and needed > sum(gpus):
-        raise UserError(
-            f"use_gpu is on, but {needed} workers need {needed} GPUs and there are {sum(gpus)};"
-            " use fewer workers or --no-use-gpu."
-        )
-    for count in range(workers, needed - 1, -1):
-        for each in [cores] if cores else range(max(cpus), 0, -1):
-            if room(Share(each, int(use_gpu))) >= count:
-                return Share(each, int(use_gpu))
-    each = cores or 1
-    raise UserError(
-        f"{needed} workers with {each} CPUs each need {needed * each} CPUs, but there are"
-        f" {sum(cpus)}; use fewer."
-    )
-
-
-def room(each: Share) -> int:
-    """How many workers fit on the cluster's nodes at a time."""
-    nodes = zip(_per_node("CPU"), _per_node("GPU"), strict=True)
-    return sum(min(cpus // each.cpus, gpus if each.gpus else cpus) for cpus, gpus in nodes)
-
-
-def check_shared(folder: Path) -> None:
-    """Raises UserError where a node of the cluster does not have this folder of this machine, with
-    what is in it."""
-    here = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-    if not others:
-        return
-    with tempfile.NamedTemporaryFile(prefix=".mnist_ray-", dir=folder) as mark:
-        looks = [
-            _there.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(mark.name)
-            for node in others
-        ]
-        for node, there in zip(others, ray.get(looks), strict=True):
-            if not there:
-                raise UserError(
-                    f"storage {folder} is not shared: node {node['NodeManagerAddress']} does not"
-                    " have it; use a folder that all nodes share, or a URI like s3://bucket/path."
-                )
-
-
-@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
-def _there(path: str) -> bool:
-    return Path(path).exists()
-
-
 def grown(each: Share, workers: int) -> int:
     """How many workers there is room for, after asking for room for `workers` where the cluster
     starts nodes when asked, and waiting while they come."""
@@ -217,25 +146,3 @@ def _starting() -> int | None:
     if status.stats.autoscaler_version in (None, "0"):
         return None
     return len(status.pending_launches) + len(status.pending_nodes)
-
-
-PATIENCE = 30
-"""Seconds that something may wait for resources before it says why."""
-
-
-def why_waiting(each: Share, workers: int) -> str:
-    """What `workers` that have not started are waiting for."""
-    free, total = ray.available_resources(), ray.cluster_resources()
-    needed = {"CPU": workers * each.cpus, "GPU": workers * each.gpus}
-    words = ", ".join(
-        f"{needed[name]} {name}{'s' * (needed[name] > 1)} needed, {free.get(name, 0):g} of"
-        f" {total.get(name, 0):g} free"
-        for name in needed
-        if needed[name]
-    )
-    short = any(free.get(name, 0) < needed[name] for name in needed)
-    return f"{words}; {'something else uses the cluster' if short else 'processes are starting'}"
-
-
-def _per_node(resource: str) -> list[int]:
-    return [int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]]

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mnist_ray.cluster import Share
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Splits
 from mnist_ray.model import Layer
+from mnist_ray.resources import Share
 from mnist_ray.storage import Place
 
 

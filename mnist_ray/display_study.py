@@ -10,10 +10,10 @@ from rich.live import Live
 from rich.table import Table
 
 from mnist_ray import results, storage, tables
-from mnist_ray.cluster import Share
 from mnist_ray.display import console, described_workers, recipe
 from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
+from mnist_ray.resources import Share
 from mnist_ray.storage import Place
 from mnist_ray.verdict import mean_and_deviation, verdict
 

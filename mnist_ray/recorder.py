@@ -12,7 +12,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
-from mnist_ray import cluster, display_study, errors, resume, runs, storage, tables
+from mnist_ray import display_study, errors, resources, resume, runs, storage, tables
 from mnist_ray.config import TrainConfig
 from mnist_ray.schedulers import Search
 from mnist_ray.storage import Place
@@ -65,7 +65,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         waiting = {trial.trial_id for trial in trials if trial.status == Trial.PENDING}
         self.pending = {each: self.pending.get(each, now) for each in waiting}
         for trial_id, since in self.pending.items():
-            if now - since > cluster.PATIENCE:
+            if now - since > resources.PATIENCE:
                 self.show.wait(self.numbers[trial_id], self.why_waiting())
                 self.pending[trial_id] = now
 

@@ -4,7 +4,6 @@ and what each does `trial.py`'s."""
 import os
 from datetime import datetime, timezone
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +17,7 @@ from mnist_ray import (
     display_study,
     engine,
     errors,
+    resources,
     resume,
     runs,
     schedulers,
@@ -68,10 +68,9 @@ def study(
     with cluster.connected(
         dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.console.print
     ):
-        share = cluster.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
+        share = resources.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
         concurrent = _concurrency(study, share)
-        if isinstance(folder, Path):
-            cluster.check_shared(folder.parent)
+        resources.check_shared(folder.parent)
         with runs.claimed(folder, "tune", settings, run.resume):
             rows, epochs = resume.ended(folder)
             begun = resume.begun(folder, epochs)
@@ -93,7 +92,7 @@ def _search(
     searcher: schedulers.Search,
     epochs: tables.Epochs,
     mnist: Mnist,
-    share: cluster.Share,
+    share: resources.Share,
     run: RunConfig,
     trackers: list[tune.Callback],
     show: display_study.Study,
@@ -109,7 +108,7 @@ def _search(
         searcher,
         run.max_failures,
         epochs,
-        lambda: cluster.why_waiting(share, study.workers_per_trial),
+        lambda: resources.why_waiting(share, study.workers_per_trial),
         device=share.device,
         started=min((row["started"] for row in plan.rows.values()), default=_now()),
         **tables.provenance(),
@@ -185,9 +184,9 @@ def _now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def _concurrency(study: TuneConfig, share: cluster.Share) -> int:
+def _concurrency(study: TuneConfig, share: resources.Share) -> int:
     """How many trials run at a time; raises UserError where more are asked for than fit."""
-    fits = cluster.room(share) // study.workers_per_trial
+    fits = resources.room(share) // study.workers_per_trial
     wanted = study.max_concurrent or fits
     if wanted > fits:
         fits = cluster.grown(share, wanted * study.workers_per_trial) // study.workers_per_trial

@@ -14,7 +14,7 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mnist_ray import checkpoint, cluster, data, engine, runs, trainer
+from mnist_ray import checkpoint, data, engine, resources, runs, workers
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import TrainConfig
 from mnist_ray.errors import UserError
@@ -30,7 +30,7 @@ class Shared(NamedTuple):
 
     base: TrainConfig
     mnist: ray.ObjectRef
-    share: cluster.Share
+    share: resources.Share
     folder: Place
 
 
@@ -57,7 +57,7 @@ def trial(sampled: dict[str, Any], shared: Shared) -> None:
 
 def launching_trial(sampled: dict[str, Any], shared: Shared) -> None:
     """Train one configuration on workers of its own."""
-    trainer.trainer(
+    workers.trainer(
         _config(sampled, shared),
         shared.mnist,
         shared.share,
