@@ -3,6 +3,7 @@
 # About 5 minutes on 2 idle cores. Usage: run.sh [FOLDER FOR THE RUNS]
 set -euo pipefail
 cd "$(dirname "$0")"
+if [ -e trials.csv ]; then exit; fi  # is recorded
 runs=${1:-$HOME/mnist_ray_results/fast}
 for seed in 10 11 12 13 14; do
   python -m mnist_ray.train --config ../fast.yaml --holdout 0 --seed $seed --storage "$runs" --name "seed-$seed"

@@ -3,6 +3,7 @@
 # About 40 minutes on 2 cores that have no bfloat16 of their own. Usage: run.sh [FOLDER FOR THE RUNS]
 set -euo pipefail
 cd "$(dirname "$0")"
+if [ -e trials.csv ]; then exit; fi  # is recorded
 runs=${1:-$HOME/mnist_ray_results/precision}
 printf '%s\n' bf16-0 bf16-1 bf16-2 fp32-0 fp32-1 fp32-2 | xargs -P 2 -I RUN bash -c '
   python -m mnist_ray.train --config ../seed.yaml --holdout 0 --cpus-per-worker 1 \

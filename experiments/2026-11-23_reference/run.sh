@@ -3,6 +3,7 @@
 # About 25 minutes a pair on 2 idle cores. Usage: run.sh [NEW FOLDER FOR THE RUNS]
 set -euo pipefail
 cd "$(dirname "$0")"
+if [ -e trials.csv ]; then exit; fi  # is recorded
 runs=${1:-$HOME/mnist_ray_results/reference}
 printf '%s\n' 0 1 2 | xargs -P 2 -I SEED python -m mnist_ray.train --config ../seed.yaml \
   --holdout 0 --seed SEED --cpus-per-worker 1 --storage "$runs" --name seed-SEED

@@ -1,0 +1,111 @@
+"""The README's table of what the network reaches: `python experiments/table.py`.
+
+Made from the records, and written between two marks in README.md. A test compares.
+"""
+
+import re
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import pandas as pd
+from scipy.stats import binomtest, ttest_ind
+
+from mnist_ray.verdict import mean_and_deviation
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+MARKS = ("<!-- experiments/table.py -->\n", "<!-- end -->\n")
+TEST_IMAGES = 10_000
+
+
+class Record(NamedTuple):
+    """`tables` are the files in experiments/ whose rows scored on the test set count, those of
+    float32 where there are both."""
+
+    recipe: str
+    epochs: int
+    tables: tuple[str, ...]
+
+    def accuracies(self) -> list[float]:
+        """After the last epoch, 0 to 1; of a study, its winner's alone."""
+        rows = pd.concat([pd.read_csv(HERE / table) for table in self.tables])
+        assert set(rows["epochs"]) == {self.epochs}
+        rows = rows[rows["test_accuracy"].notna() & (rows["precision"] != "bf16")]
+        return rows["test_accuracy"].tolist()
+
+
+PUBLISHED = "reference, as published: SGD, lr 0.01, momentum 0.9, batch 64, dropout 0.1"
+REFERENCE = Record(
+    "the same here: `python -m mnist_ray.train`",
+    20,
+    ("2026-11-23_reference/trials.csv", "2026-11-23_precision/trials.csv"),
+)
+RECORDS = [
+    REFERENCE,
+    Record(
+        "fast: `python -m mnist_ray.train --config experiments/fast.yaml`",
+        3,
+        ("2026-11-23_fast/trials.csv",),
+    ),
+    Record(
+        "best: `python -m mnist_ray.train --config experiments/best.yaml`",
+        20,
+        ("2026-11-26_best/seeds.csv",),
+    ),
+    Record(
+        "best of 16 trials, on 50,000 images:"
+        " `python -m mnist_ray.tune --num-trials 16 --epochs 8 --scheduler asha`",
+        8,
+        ("2026-11-23_first-study/trials.csv",),
+    ),
+]
+
+
+def table() -> str:
+    lines = [
+        "| recipe | epochs | test accuracy after the last epoch | n | against row 2 | record |",
+        "| --- | ---: | --- | ---: | --- | --- |",
+        f"| {PUBLISHED} | 20 | {described([0.9941])} | 1 | | |",
+    ]
+    for record in RECORDS:
+        ours = record.accuracies()
+        folders = dict.fromkeys(name.partition("/")[0] for name in record.tables)
+        links = ", ".join(f"[{each}](experiments/{each}/README.md)" for each in folders)
+        lines.append(
+            f"| {record.recipe} | {record.epochs} | {described(ours)} | {len(ours)} |"
+            f" {compared(ours) if record is not REFERENCE else ''} | {links} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def described(accuracies: list[float]) -> str:
+    """Mean and standard deviation; of one, Wilson's interval (JASA 22, 1927, p. 209) at 95 %."""
+    if len(accuracies) > 1:
+        return mean_and_deviation(accuracies)
+    right = round(accuracies[0] * TEST_IMAGES)
+    ends = binomtest(right, TEST_IMAGES).proportion_ci(0.95, method="wilson")
+    return f"{accuracies[0]:.2%} ({100 * ends.low:.2f} to {100 * ends.high:.2f})"
+
+
+def compared(accuracies: list[float]) -> str:
+    """By how many points the means differ, and Welch's t-test (Biometrika 34, 1947, p. 28)."""
+    if len(accuracies) == 1:
+        return ""
+    reference = REFERENCE.accuracies()
+    p = float(ttest_ind(accuracies, reference, equal_var=False).pvalue)
+    points = 100 * (fmean(accuracies) - fmean(reference))
+    return f"{points:+.2f} points, p {f'= {p:.2f}' if p >= 0.01 else '< 0.01'}"
+
+
+def between_marks(text: str) -> re.Match[str]:
+    begin, end = MARKS
+    match = re.search(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", text, re.DOTALL)
+    assert match, f"{README} lacks the marks {MARKS}"
+    return match
+
+
+if __name__ == "__main__":
+    text = README.read_text()
+    start, end = between_marks(text).span()
+    README.write_text(text[:start] + table() + text[end:])

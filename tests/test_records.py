@@ -1,0 +1,71 @@
+"""What the README and the recipes claim is what the records have."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+import yaml
+
+from mnist_ray.config import TrainConfig
+from mnist_ray.verdict import mean_and_deviation
+
+REPOSITORY = Path(__file__).parent.parent
+EXPERIMENTS = REPOSITORY / "experiments"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_has_the_table_of_the_records() -> None:
+    table = script("table")
+    assert table.between_marks((REPOSITORY / "README.md").read_text())[0] == table.table()
+
+
+def test_one_evaluation_has_wilsons_interval() -> None:
+    # By his formula, with z = 1.959964 and 9,941 of 10,000.
+    assert script("table").described([0.9941]) == "99.41% (99.24 to 99.54)"
+
+
+RECIPES = {
+    "seed.yaml": [
+        "2026-11-23_reference/trials.csv",
+        "2026-11-23_precision/trials.csv",
+    ],
+    "fast.yaml": ["2026-11-23_fast/trials.csv"],
+    "best.yaml": ["2026-11-26_best/seeds.csv"],
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_claims_what_its_record_has(name: str) -> None:
+    text = (EXPERIMENTS / name).read_text()
+    rows = pd.concat([pd.read_csv(EXPERIMENTS / table) for table in RECIPES[name]])
+    rows = rows[rows["precision"] != "bf16"]
+    claim = " ".join(re.findall(r"^# (.*)$", text, re.MULTILINE))
+    assert f"{mean_and_deviation(rows['final_accuracy'])} of the test set" in claim
+    assert f"n = {len(rows)}" in claim
+    recipe = yaml.safe_load(text)
+    for field in set(recipe) & set(rows):
+        assert set(rows[field]) == {recipe[field]}, field
+    assert set(rows["scored_on"]) == {"test"}
+    TrainConfig(**recipe)
+
+
+def test_every_record_is_listed_and_has_its_parts() -> None:
+    listed = re.findall(r"\]\((2026[^)/]*)/README.md\)", (EXPERIMENTS / "README.md").read_text())
+    folders = sorted((path.name for path in EXPERIMENTS.glob("2026*")), key=lambda name: name[:10])
+    assert sorted(listed) == sorted(folders)
+    dates = [name[:10] for name in listed]
+    assert dates == sorted(dates, reverse=True)
+    for name in folders:
+        parts = {path.name for path in (EXPERIMENTS / name).iterdir()}
+        assert {"README.md", "run.sh", "figure.svg"} <= parts, name
+        assert any(part.endswith((".csv", ".parquet")) for part in parts), name
+        assert "figure.svg" in (EXPERIMENTS / name / "README.md").read_text(), name
