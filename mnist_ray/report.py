@@ -3,76 +3,17 @@
 A single file with all it needs, Plotly's script included, so that it opens offline.
 """
 
-import base64
 import os
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
-from mnist_ray import axes, errors, figures, results, tables
+from mnist_ray import axes, errors, figures, page, results, tables
 from mnist_ray.storage import Place
 
 MOST_MISTAKES = 60
-
-STYLE = """
-:root { color-scheme: light dark;
-  --text: #1b1b1b; --paper: #ffffff; --soft: #6a6a6a; --line: #d8d8d8 }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e8e8e8; --paper: #14161a; --soft: #a0a0a0; --line: #3a3d44 } }
-@media print { :root { --text: #000; --paper: #fff; --soft: #444; --line: #bbb } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--paper);
-  max-width: 60rem; margin: 0 auto; padding: 1rem }
-h1 { font-size: 1.5rem; margin: .5rem 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .2rem }
-body.printing { --text: #000; --paper: #fff; --soft: #444; --line: #bbb; width: 42rem }
-p { margin: .3rem 0 } .caption, dt, small { color: var(--soft) }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem }
-dd { margin: 0; overflow-wrap: anywhere }
-section { break-inside: avoid } .fields { display: grid; gap: 0 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)) }
-.fields > div { min-width: 0 }
-.mistakes { display: grid; gap: .6rem;
-  grid-template-columns: repeat(auto-fill, minmax(5.2rem, 1fr)) }
-.mistakes figure { margin: 0; text-align: center; font-size: .75rem; break-inside: avoid }
-.mistakes img { width: 100%; max-width: 6rem; image-rendering: pixelated;
-  border: 1px solid var(--line) }
-.table { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem }
-td, th { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: right }
-"""
-
-SCRIPT = """
-const css = name => getComputedStyle(document.body).getPropertyValue(name).trim();
-const plots = () => document.querySelectorAll('.js-plotly-plot');
-function paint() {
-  for (const plot of plots()) {
-    const change = {'font.color': css('--text')};
-    for (const key of Object.keys(plot.layout)) if (/^[xy]axis/.test(key)) {
-      change[key + '.gridcolor'] = css('--line'); change[key + '.linecolor'] = css('--line');
-    }
-    Plotly.relayout(plot, change);
-    // It was drawn before the page had its layout.
-    if (!document.body.classList.contains('printing')) Plotly.Plots.resize(plot);
-  }
-}
-paint();
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paint);
-// Plotly knows neither paper nor its width: its figures would keep those of the screen.
-addEventListener('beforeprint', () => {
-  document.body.classList.add('printing');
-  for (const plot of plots()) Plotly.relayout(plot, {width: plot.parentNode.clientWidth});
-  paint();
-});
-addEventListener('afterprint', () => {
-  document.body.classList.remove('printing');
-  for (const plot of plots()) Plotly.relayout(plot, {width: null, autosize: true});
-  paint();
-});
-"""
 
 
 def write(folders: Sequence[Place], path: Path) -> Path:
@@ -100,14 +41,8 @@ def write(folders: Sequence[Place], path: Path) -> Path:
 def render(folders: Sequence[Place]) -> str:
     """The page, as HTML."""
     body = "".join(part for folder in folders for part in _run(folder))
-    title = escape(", ".join(folder.name for folder in folders))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style>"
-        f"<script>{get_plotlyjs()}</script></head>\n<body>\n{body}\n"
-        f"<script>{SCRIPT}</script></body></html>\n"
-    )
+    title = ", ".join(folder.name for folder in folders)
+    return page.document(title, body)
 
 
 def _run(folder: Place) -> Iterator[str]:
@@ -120,25 +55,25 @@ def _run(folder: Place) -> Iterator[str]:
     winner = _winner(trials)
     yield f"<h1>{escape(folder.name)}</h1>"
     yield _summary(trials, epochs, fields, winner)
-    yield _section(
+    yield page.section(
         "With fresh seeds",
         "Each dot is a run of the same configuration with another seed; the bar is the mean,"
         " the whiskers the standard deviation. Where they overlap far, the order may be chance.",
         figures.confirmation(trials),
     )
-    yield _section(
+    yield page.section(
         "Every trial, epoch by epoch",
         "Accuracy on the held-out images. The axis is logarithmic in the error, so that small"
         " differences near the top can be seen. A cross is where a trial was stopped.",
         figures.curves(trials, epochs, winner),
     )
     plots = [figures.against(trials, field, winner) for field in fields]
-    yield _section(
+    yield page.section(
         "Against each hyperparameter",
         "Best accuracy of each trial; grey dots are the screening, the star is the winner.",
         *plots,
     )
-    yield _section(
+    yield page.section(
         "All hyperparameters at once",
         "A line per configuration, orange ones are the most accurate. Drag along an axis to pick"
         " some out.",
@@ -157,13 +92,13 @@ def _run(folder: Place) -> Iterator[str]:
     if shares is None and fields:
         what = f"An estimate needs at least {figures.ENOUGH} configurations with a result."
     if fields:
-        yield _section("What mattered", what, shares, always=True)
-    yield _section(
+        yield page.section("What mattered", what, shares, always=True)
+    yield page.section(
         "The best so far",
         "How good the best trial was, while the study went on.",
         figures.best_so_far(trials),
     )
-    yield _section("Where the time went", _cost(trials), figures.budget(trials))
+    yield page.section("Where the time went", _cost(trials), figures.budget(trials))
     predictions = folder / tables.PREDICTIONS
     if predictions.is_file():
         yield from _mistakes(tables.read(folder, tables.PREDICTIONS).to_pandas())
@@ -255,13 +190,13 @@ def _cost(trials: pd.DataFrame) -> str:
 def _mistakes(predictions: pd.DataFrame) -> Iterator[str]:
     wrong = predictions[predictions["label"] != predictions["guess"]]
     wrong = wrong.sort_values("probability", ascending=False)
-    yield _section(
+    yield page.section(
         "What the winner gets wrong",
         f"{len(wrong)} of {len(predictions):,} test images. Green is right.",
         figures.confusion(predictions),
     )
     images = "".join(
-        f'<figure><img alt="image {row.index_}" src="data:image/png;base64,{_png(row.image)}">'
+        f'<figure><img alt="image {row.index_}" src="data:image/png;base64,{page.png(row.image)}">'
         f"<figcaption>{row.label} → {row.guess}<br><small>{row.probability:.1%}</small>"
         "</figcaption></figure>"
         for row in wrong.rename(columns={"index": "index_"}).head(MOST_MISTAKES).itertuples()
@@ -294,55 +229,3 @@ def _all_trials(folder: Place) -> str:
         f"<h2>All trials</h2><details><summary>{len(table)} rows</summary>"
         f'<div class="table"><table><tr>{head}</tr>{rows}</table></div></details>'
     )
-
-
-def _section(title: str, caption: str, *plots: go.Figure | None, always: bool = False) -> str:
-    shown = [_plot(plot) for plot in plots if plot is not None]
-    if not shown and not always:
-        return ""
-    inside = f'<div class="fields">{"".join(shown)}</div>' if len(shown) > 1 else "".join(shown)
-    return (
-        f'<section><h2>{escape(title)}</h2><p class="caption">{escape(caption)}</p>{inside}'
-        "</section>"
-    )
-
-
-def _plot(figure: go.Figure) -> str:
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"size": 13},
-        legend={"orientation": "h", "y": 1.08, "x": 0},
-        height=figure.layout.height or 380,
-        margin=figure.layout.margin
-        if figure.layout.margin.l
-        else {"l": 70, "r": 15, "t": 35, "b": 55},
-    )
-    figure.update_xaxes(automargin=True, zeroline=False)
-    figure.update_yaxes(automargin=True, zeroline=False)
-    html: str = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        config={"responsive": True, "displayModeBar": False},
-    )
-    return f"<div>{html}</div>"
-
-
-def _png(pixels: bytes) -> str:
-    """28 x 28 grey pixels as a PNG in base64 (RFC 2083): dark ink on white."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checksum = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
-    inverted = bytes(255 - pixel for pixel in pixels)
-    rows = b"".join(b"\0" + inverted[28 * i : 28 * (i + 1)] for i in range(28))
-    header = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
-    whole = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
-    return base64.b64encode(whole).decode()

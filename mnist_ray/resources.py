@@ -59,8 +59,8 @@ def room(each: Share) -> int:
 
 
 def check_shared(folder: Place) -> None:
-    """Raises UserError where `folder` is of this machine, and a node of the cluster does not have it,
-    with what is in it."""
+    """Raises UserError where `folder` is of this machine, and a node of the cluster does not have
+    it with what is in it."""
     if not isinstance(folder, Path):
         return
     here = ray.get_runtime_context().get_node_id()

@@ -14,7 +14,7 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mnist_ray import checkpoint, data, engine, resources, runs, workers
+from mnist_ray import checkpoint, data, engine, process, resources, runs, workers
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import TrainConfig
 from mnist_ray.errors import UserError
@@ -37,7 +37,7 @@ class Shared(NamedTuple):
 def trial(sampled: dict[str, Any], shared: Shared) -> None:
     """Train one configuration in this process."""
     config = _config(sampled, shared)
-    engine.prepare_process(shared.share.cpus)
+    process.prepare(shared.share.cpus)
     splits = data.split(ray.get(shared.mnist), config.holdout, config.train_size)
     epochs, start = [], None
     if saved := _saved(config, runs.trial_folders(shared.folder, sampled["trial"])):

@@ -16,7 +16,7 @@ import ray.train.torch
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.util.queue import Queue
 
-from mnist_ray import checkpoint, data, engine, resources
+from mnist_ray import checkpoint, data, engine, process, resources
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import TrainConfig
 from mnist_ray.storage import Place
@@ -31,7 +31,7 @@ def worker(job: dict[str, Any]) -> None:
     config: TrainConfig = job["config"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    engine.prepare_process(job["cpus"])
+    process.prepare(job["cpus"])
     splits = data.split(ray.get(job["mnist"]), config.holdout, config.train_size)
     queue: Queue | None = job["queue"] if rank == 0 else None
     epochs, start = [], None
@@ -66,7 +66,7 @@ def worker(job: dict[str, Any]) -> None:
         device=ray.train.torch.get_device(),
         rank=rank,
         world_size=world_size,
-        wrap=lambda network: engine.wait_awake(
+        wrap=lambda network: process.wait_awake(
             ray.train.torch.prepare_model(
                 network,
                 # The engine averages these once an epoch; DDP would send rank 0's at every step.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mnist_ray import data, engine, model
+from mnist_ray import data, engine, model, process
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Mnist
 
@@ -199,7 +199,7 @@ def train_as(rank: int, world_size: int, config: TrainConfig, mnist: Mnist) -> d
     def wrap(network: nn.Module) -> nn.Module:
         networks.append(network)
         parallel = DistributedDataParallel(network) if world_size > 1 else network
-        return FrozenNorm(network, engine.wait_awake(parallel))
+        return FrozenNorm(network, process.wait_awake(parallel))
 
     def on_step(epoch: int, step: int, steps: int) -> None:
         if step in (1, steps):

@@ -17,6 +17,7 @@ from mnist_ray import (
     engine,
     errors,
     evaluate,
+    process,
     scoring,
     tables,
     train,
@@ -62,7 +63,7 @@ def test_one_worker_ends_with_the_bits_of_plain_python(
 
     config = TrainConfig(train_size=300, holdout=101, batch_size=50, epochs=3)
     splits, alone = data.split(mnist, 101, 300), []
-    engine.prepare_process(threads=2)
+    process.prepare(threads=2)
     network = engine.fit(config, splits, on_epoch=lambda metrics, state: alone.append(metrics))
     for name in ("train_loss", "holdout_loss", "holdout_accuracy"):
         assert [epoch[name] for epoch in epochs] == [metrics[name] for metrics in alone]
@@ -103,7 +104,7 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
         assert_checkpoint_scores_what_the_table_says(folder, row, mnist)
     # A trial ends with the bits of plain Python, with as many threads.
     config = TrainConfig(**{name: rows[4][name] for name in TrainConfig.model_fields})
-    engine.prepare_process(threads=1)
+    process.prepare(threads=1)
     weights = engine.fit(config, data.split(mnist, 101, 300)).state_dict()
     state = checkpoint.load(folder / "trial_00004" / "checkpoint_000001").state["model"]
     assert all(torch.equal(state[name], value) for name, value in weights.items())

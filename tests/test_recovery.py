@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import SECRET, s3_server
 
-from mnist_ray import checkpoint, cluster, data, engine, errors, tables, train, tune
+from mnist_ray import checkpoint, cluster, data, engine, errors, process, tables, train, tune
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Mnist
 from mnist_ray.storage import Place
@@ -120,7 +120,7 @@ def test_a_killed_worker_changes_no_bit(
     weights = last_weights(storage / "killed")
     if workers == 1:
         config = TrainConfig(train_size=12_000, epochs=3)
-        engine.prepare_process(1)
+        process.prepare(1)
         undisturbed = engine.fit(config, data.split(mnist, 0, 12_000)).state_dict()
     else:
         assert errors.run(train.main, [*flags, "--name", "undisturbed"]) == 0
@@ -160,7 +160,7 @@ def test_a_training_run_goes_on_after_all_that_went_wrong(
     assert third.end() == 0, third.text
     assert [row["epoch"] for row in table(folder, tables.EPOCHS)] == [1, 2, 3, 4]
     config = TrainConfig(train_size=12_000, epochs=4)
-    engine.prepare_process(1)
+    process.prepare(1)
     undisturbed = engine.fit(config, data.split(mnist, 0, 12_000)).state_dict()
     weights = last_weights(folder)
     assert all(torch.equal(weights[name], undisturbed[name]) for name in undisturbed)

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from mnist_ray import data, engine
+from mnist_ray import data, engine, process
 from mnist_ray.config import RunConfig, TrainConfig
 
 BASE: dict[str, Any] = {
@@ -48,7 +48,7 @@ def run(job: tuple[str, int]) -> list[Any]:
         return config.lr * min(done / rising, (1 - done) / (1 - rising))
 
     warnings.simplefilter("ignore")
-    engine.prepare_process(1)
+    process.prepare(1)
     engine.learning_rate = learning_rate
     config = TrainConfig(**changes)
     splits = data.split(data.load(RunConfig().data_dir), config.holdout)

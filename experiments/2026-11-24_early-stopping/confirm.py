@@ -7,7 +7,7 @@ from pathlib import Path
 
 import curves
 
-from mnist_ray import data, engine
+from mnist_ray import data, engine, process
 from mnist_ray.config import RunConfig
 
 TABLE = Path(__file__).parent / "confirm.csv"
@@ -16,7 +16,7 @@ COLUMNS = ["trial", "seed", "accuracy", "loss"]
 
 def run(job: tuple[int, int]) -> dict[str, float]:
     trial, seed = job
-    engine.prepare_process(1)
+    process.prepare(1)
     config = curves.BASE.replace(**curves.configurations()[trial], seed=seed)
     splits = data.split(data.load(RunConfig().data_dir), config.holdout)
     metrics: list[engine.Metrics] = []

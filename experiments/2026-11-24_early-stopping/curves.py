@@ -15,7 +15,7 @@ import optuna
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mnist_ray import data, engine
+from mnist_ray import data, engine, process
 from mnist_ray.config import STUDY_RECIPE, RunConfig, TrainConfig
 
 HERE = Path(__file__).parent
@@ -46,7 +46,7 @@ def configurations() -> list[dict[str, float]]:
 
 def curve(job: tuple[str, int]) -> list[dict[str, Any]]:
     way, trial = job
-    engine.prepare_process(1)
+    process.prepare(1)
     sampled = configurations()[trial]
     config = BASE.replace(**sampled, **WAYS[way])
     splits = data.split(data.load(RunConfig().data_dir), config.holdout)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mnist_ray import data, engine, model
+from mnist_ray import data, engine, model, process
 from mnist_ray.config import RunConfig, TrainConfig
 
 RUNS = Path(__file__).parent / "runs.csv"
@@ -94,7 +94,7 @@ STAGES = {
 
 def run(fields: Fields) -> Fields:
     """Train once; the columns of runs.csv, but for the stage."""
-    engine.prepare_process(1)
+    process.prepare(1)
     config = TrainConfig(**COMMON, **fields)
     splits = data.split(data.load(RunConfig().data_dir), config.holdout)
     assert splits.scored_on == "holdout"

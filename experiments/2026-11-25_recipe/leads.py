@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mnist_ray import data, engine
+from mnist_ray import data, engine, process
 from mnist_ray.config import RunConfig, TrainConfig
 
 LEADS = Path(__file__).parent / "leads.csv"
@@ -83,7 +83,7 @@ def orthogonal(m: torch.Tensor) -> torch.Tensor:
 
 
 def run(change: dict[str, Any]) -> dict[str, Any]:
-    engine.prepare_process(1)
+    process.prepare(1)
     fields = dict(change)
     if share := fields.pop("muon", None):
         Muon.share = share

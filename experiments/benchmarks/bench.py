@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mnist_ray import data, engine, model, tables
+from mnist_ray import data, engine, model, process, tables
 from mnist_ray.config import RunConfig, TrainConfig
 
 WINDOW = 6000
@@ -52,7 +52,7 @@ def engine_loop(
     world_size: int = 1,
     at: str = "",
 ) -> None:
-    engine.prepare_process(threads)
+    process.prepare(threads)
     config = TrainConfig(batch_size=batch_size, epochs=1000)
     window = WINDOW // batch_size
     began, done = time.perf_counter(), 0
@@ -69,7 +69,7 @@ def engine_loop(
         if world_size == 1:
             return network
         # Ray Train's prepare_model does the same.
-        return engine.wait_awake(
+        return process.wait_awake(
             nn.parallel.DistributedDataParallel(
                 network, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -104,9 +104,9 @@ class Loops:
         return self._speeds()
 
     def stop(self) -> None:
-        for process in self.processes:
-            process.terminate()
-            process.join()
+        for each in self.processes:
+            each.terminate()
+            each.join()
 
 
 def in_turns(rounds: int, *loops: Loops) -> list[list[float]]:

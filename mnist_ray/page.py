@@ -1,0 +1,127 @@
+"""The page that a report is: its style, its script, and the pieces that it is made of."""
+
+import base64
+import struct
+import zlib
+from html import escape
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+STYLE = """
+:root { color-scheme: light dark;
+  --text: #1b1b1b; --paper: #ffffff; --soft: #6a6a6a; --line: #d8d8d8 }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e8e8e8; --paper: #14161a; --soft: #a0a0a0; --line: #3a3d44 } }
+@media print { :root { --text: #000; --paper: #fff; --soft: #444; --line: #bbb } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--paper);
+  max-width: 60rem; margin: 0 auto; padding: 1rem }
+h1 { font-size: 1.5rem; margin: .5rem 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .2rem }
+body.printing { --text: #000; --paper: #fff; --soft: #444; --line: #bbb; width: 42rem }
+p { margin: .3rem 0 } .caption, dt, small { color: var(--soft) }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem }
+dd { margin: 0; overflow-wrap: anywhere }
+section { break-inside: avoid } .fields { display: grid; gap: 0 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)) }
+.fields > div { min-width: 0 }
+.mistakes { display: grid; gap: .6rem;
+  grid-template-columns: repeat(auto-fill, minmax(5.2rem, 1fr)) }
+.mistakes figure { margin: 0; text-align: center; font-size: .75rem; break-inside: avoid }
+.mistakes img { width: 100%; max-width: 6rem; image-rendering: pixelated;
+  border: 1px solid var(--line) }
+.table { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem }
+td, th { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: right }
+"""
+
+SCRIPT = """
+const css = name => getComputedStyle(document.body).getPropertyValue(name).trim();
+const plots = () => document.querySelectorAll('.js-plotly-plot');
+function paint() {
+  for (const plot of plots()) {
+    const change = {'font.color': css('--text')};
+    for (const key of Object.keys(plot.layout)) if (/^[xy]axis/.test(key)) {
+      change[key + '.gridcolor'] = css('--line'); change[key + '.linecolor'] = css('--line');
+    }
+    Plotly.relayout(plot, change);
+    // It was drawn before the page had its layout.
+    if (!document.body.classList.contains('printing')) Plotly.Plots.resize(plot);
+  }
+}
+paint();
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paint);
+// Plotly knows neither paper nor its width: its figures would keep those of the screen.
+addEventListener('beforeprint', () => {
+  document.body.classList.add('printing');
+  for (const plot of plots()) Plotly.relayout(plot, {width: plot.parentNode.clientWidth});
+  paint();
+});
+addEventListener('afterprint', () => {
+  document.body.classList.remove('printing');
+  for (const plot of plots()) Plotly.relayout(plot, {width: null, autosize: true});
+  paint();
+});
+"""
+
+
+def document(title: str, body: str) -> str:
+    """The whole page, as HTML, with all that it needs in it."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head>\n<body>\n{body}\n"
+        f"<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def section(title: str, caption: str, *plots: go.Figure | None, always: bool = False) -> str:
+    """A heading, a caption and plots; empty without a plot, unless it is `always` there."""
+    shown = [_plot(plot) for plot in plots if plot is not None]
+    if not shown and not always:
+        return ""
+    inside = f'<div class="fields">{"".join(shown)}</div>' if len(shown) > 1 else "".join(shown)
+    return (
+        f'<section><h2>{escape(title)}</h2><p class="caption">{escape(caption)}</p>{inside}'
+        "</section>"
+    )
+
+
+def _plot(figure: go.Figure) -> str:
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"size": 13},
+        legend={"orientation": "h", "y": 1.08, "x": 0},
+        height=figure.layout.height or 380,
+        margin=figure.layout.margin
+        if figure.layout.margin.l
+        else {"l": 70, "r": 15, "t": 35, "b": 55},
+    )
+    figure.update_xaxes(automargin=True, zeroline=False)
+    figure.update_yaxes(automargin=True, zeroline=False)
+    html: str = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        config={"responsive": True, "displayModeBar": False},
+    )
+    return f"<div>{html}</div>"
+
+
+def png(pixels: bytes) -> str:
+    """28 x 28 grey pixels as a PNG in base64 (RFC 2083): dark ink on white."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    inverted = bytes(255 - pixel for pixel in pixels)
+    rows = b"".join(b"\0" + inverted[28 * i : 28 * (i + 1)] for i in range(28))
+    header = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
+    whole = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    return base64.b64encode(whole).decode()
