@@ -23,10 +23,7 @@ def accuracy_axis(figure: go.Figure, accuracies: pd.Series) -> go.Figure:
     """Give `figure` a vertical axis for `accuracies`, and return it."""
     low, high = height(accuracies.min()), height(accuracies.max())
     margin = 0.05 * (high - low) + 0.02
-    ticks = [tick for tick in TICKS if low - margin <= height(tick) <= high + margin]
-    if len(ticks) < 3:  # a narrow range: every tenth of a point, or fewer
-        ticks = [i / 1000 for i in range(1000) if low - margin <= height(i / 1000) <= high + margin]
-        ticks = ticks[:: len(ticks) // 6 + 1]
+    ticks = accuracy_ticks(low - margin, high + margin)
     figure.update_yaxes(
         title="accuracy",
         range=[low - margin, high + margin],
@@ -34,6 +31,18 @@ def accuracy_axis(figure: go.Figure, accuracies: pd.Series) -> go.Figure:
         ticktext=[f"{100 * tick:.4g} %" for tick in ticks],
     )
     return figure
+
+
+def accuracy_ticks(low: float, high: float) -> list[float]:
+    """Accuracies whose heights lie from `low` to `high`."""
+    ticks = [tick for tick in TICKS if low <= height(tick) <= high]
+    if len(ticks) >= 3:
+        return ticks
+    for parts in (1000, 10_000):  # a narrow range: tenths of a point, or a narrower one: hundredths
+        ticks = [i / parts for i in range(parts) if low <= height(i / parts) <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks[:: len(ticks) // 6 + 1]
 
 
 def is_numeric(values: pd.Series) -> bool:

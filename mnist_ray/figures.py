@@ -104,7 +104,7 @@ def parallel(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
         return None
     heights = [axes.height(accuracy) for accuracy in rows["best_accuracy"]]
     dimensions = [axes.parallel_axis(rows[field], field) for field in fields]
-    ticks = [tick for tick in axes.TICKS if min(heights) <= axes.height(tick) <= max(heights)]
+    ticks = axes.accuracy_ticks(min(heights), max(heights))
     dimensions.append(
         {
             "label": "accuracy",

@@ -99,7 +99,7 @@ def _plot(figure: go.Figure) -> str:
         else {"l": 70, "r": 15, "t": 35, "b": 55},
     )
     figure.update_xaxes(automargin=True, zeroline=False)
-    figure.update_yaxes(automargin=True, zeroline=False)
+    figure.update_yaxes(automargin=True, zeroline=False, title_standoff=12)
     html: str = figure.to_html(
         full_html=False,
         include_plotlyjs=False,

@@ -262,3 +262,12 @@ def test_accuracies_keep_their_order_on_the_axis() -> None:
     heights = [axes.height(accuracy) for accuracy in accuracies]
     assert heights == sorted(set(heights))
     assert isinstance(figures.confusion(pd.DataFrame({"label": [0], "guess": [0]})), go.Figure)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.1, 0.9933), (0.9, 0.9946), (0.9933, 0.9946), (0.9944, 0.9946)]
+)
+def test_an_axis_of_accuracies_has_ticks_however_narrow(low: float, high: float) -> None:
+    ticks = axes.accuracy_ticks(axes.height(low), axes.height(high))
+    assert 3 <= len(ticks) <= 11
+    assert all(low <= tick <= high for tick in ticks)

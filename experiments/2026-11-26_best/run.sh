@@ -12,7 +12,7 @@ if ! [ -e search.csv ]; then
     --space 'shift=uniform(0.5,2)' --scale 0.1 --batch-size 64 --dropout 0
   python -m mnist_ray.results "$runs/search" --format csv > search.csv
   python -m mnist_ray.results "$runs/search" --epochs --format csv > search_epochs.csv
-  python -m mnist_ray.results "$runs/search" --report search.html
+  mkdir -p search && cp "$runs"/search/*.parquet search
 fi
 if ! [ -e seeds.csv ]; then
   # Two at a time on one core each. One that was interrupted goes on.
