@@ -49,7 +49,7 @@ RECORDS = [
         ("2026-11-23_fast/trials.csv",),
     ),
     Record(
-        "best: `python -m mnist_ray.train --config experiments/best.yaml`",
+        "best so far: `python -m mnist_ray.train --config experiments/best.yaml`",
         20,
         ("2026-11-26_best/seeds.csv",),
     ),
