@@ -1,7 +1,6 @@
 """Ten-epoch runs that ask which images to train on: `python augment.py`. Writes augment.csv.
 
-Two seeds of each change, in the order of COLUMNS' first two. Runs that augment.csv has already are
-skipped. Two processes with a thread each.
+Runs that augment.csv has already are skipped. Two processes with a thread each.
 """
 
 import csv
@@ -48,12 +47,12 @@ CHANGES: list[dict[str, Any]] = [
     {"augment_until": 0.85},
     {"batch_size": 128, "lr": 0.2},
 ]
-AGAIN: list[dict[str, Any]] = [{}, {"batch_size": 128, "lr": 0.2}, {"epochs": 20}]
-"""With a second seed."""
-
 """`shear` slants by up to so many pixels per pixel; `elastic` moves the points of a 4 x 4 mesh by
 so many pixels (standard deviation), and what lies between smoothly (Simard et al., ICDAR 2003).
 """
+
+AGAIN: list[dict[str, Any]] = [{}, {"batch_size": 128, "lr": 0.2}, {"epochs": 20}]
+"""With a second seed."""
 
 
 def augment(images: Tensor, config: TrainConfig, rng: torch.Generator, **more: float) -> Tensor:
