@@ -12,12 +12,12 @@ from conftest import SECRET
 
 from mnist_ray import (
     checkpoint,
-    cluster,
     data,
     engine,
     errors,
     evaluate,
     process,
+    resources,
     scoring,
     tables,
     train,
@@ -336,7 +336,7 @@ def test_what_waits_says_why(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 1)
+    monkeypatch.setattr(resources, "PATIENCE", 1)
     code = """
 import ray, time
 ray.init(logging_level="ERROR")
