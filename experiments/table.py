@@ -85,7 +85,7 @@ def described(accuracies: list[float]) -> str:
         return mean_and_deviation(accuracies)
     right = round(accuracies[0] * TEST_IMAGES)
     ends = binomtest(right, TEST_IMAGES).proportion_ci(0.95, method="wilson")
-    return f"{accuracies[0]:.2%} ({100 * ends.low:.2f} to {100 * ends.high:.2f})"
+    return f"{100 * accuracies[0]:.2f} % ({100 * ends.low:.2f} to {100 * ends.high:.2f})"
 
 
 def compared(accuracies: list[float]) -> str:

@@ -30,7 +30,7 @@ def test_the_readme_has_the_table_of_the_records() -> None:
 
 def test_one_evaluation_has_wilsons_interval() -> None:
     # By his formula, with z = 1.959964 and 9,941 of 10,000.
-    assert script("table").described([0.9941]) == "99.41% (99.24 to 99.54)"
+    assert script("table").described([0.9941]) == "99.41 % (99.24 to 99.54)"
 
 
 RECIPES = {
