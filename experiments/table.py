@@ -27,11 +27,14 @@ class Record(NamedTuple):
     epochs: int
     tables: tuple[str, ...]
 
+    def rows(self) -> pd.DataFrame:
+        rows = pd.concat([pd.read_csv(HERE / table) for table in self.tables])
+        return rows[rows["test_accuracy"].notna() & (rows["precision"] != "bf16")]
+
     def accuracies(self) -> list[float]:
         """After the last epoch, 0 to 1; of a study, its winner's alone."""
-        rows = pd.concat([pd.read_csv(HERE / table) for table in self.tables])
+        rows = self.rows()
         assert set(rows["epochs"]) == {self.epochs}
-        rows = rows[rows["test_accuracy"].notna() & (rows["precision"] != "bf16")]
         return rows["test_accuracy"].tolist()
 
 

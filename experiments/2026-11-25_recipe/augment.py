@@ -3,15 +3,14 @@
 Runs that augment.csv has already are skipped. Two processes with a thread each.
 """
 
-import csv
 import math
-import multiprocessing
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from leads import PROTOTYPE, name, record
 from torch import Tensor
 
 from mnist_ray import data, engine, process
@@ -20,22 +19,7 @@ from mnist_ray.config import RunConfig, TrainConfig
 TABLE = Path(__file__).parent / "augment.csv"
 COLUMNS = ["change", "seed", "train_loss", "train_accuracy", "holdout_loss", "holdout_accuracy"]
 COLUMNS += ["seconds"]
-BASE = TrainConfig(
-    lr=0.15,
-    momentum=0.9,
-    nesterov=True,
-    schedule="one-cycle",
-    weight_decay=1e-4,
-    dropout=0,
-    rotation=10,
-    shift=2,
-    scale=0.1,
-    augment_until=0.7,
-    batch_size=64,
-    epochs=10,
-    holdout=10_000,
-    precision="fp32",
-)
+BASE = PROTOTYPE.replace(lr=0.15, weight_decay=1e-4, augment_until=0.7, epochs=10)
 CHANGES: list[dict[str, Any]] = [
     {},
     {"elastic": 1.5},
@@ -96,22 +80,6 @@ def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
     return {"change": name(change), "seed": seed, **last, "seconds": seconds}
 
 
-def name(change: dict[str, Any]) -> str:
-    return " ".join(f"{field}={value:g}" for field, value in change.items()) or "none"
-
-
-def main() -> None:
-    if not TABLE.exists():
-        TABLE.write_text(",".join(COLUMNS) + "\n")
-    with TABLE.open() as file:
-        done = {(row["change"], int(row["seed"])) for row in csv.DictReader(file)}
-    jobs = [(change, 1) for change in CHANGES] + [(change, 2) for change in AGAIN]
-    jobs = [(change, seed) for change, seed in jobs if (name(change), seed) not in done]
-    with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
-        for result in pool.imap_unordered(run, jobs, chunksize=1):
-            with TABLE.open("a") as file:
-                csv.DictWriter(file, COLUMNS).writerow(result)
-
-
 if __name__ == "__main__":
-    main()
+    jobs = [(change, 1) for change in CHANGES] + [(change, 2) for change in AGAIN]
+    record(TABLE, COLUMNS, run, {(name(job[0]), str(job[1])): job for job in jobs})

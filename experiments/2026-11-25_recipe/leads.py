@@ -7,6 +7,7 @@ that leads.csv has already are skipped. Two processes with a thread each.
 import csv
 import multiprocessing
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,20 @@ def name(change: dict[str, Any]) -> str:
     return " ".join(f"{field}={value:g}" for field, value in change.items()) or "none"
 
 
-def main() -> None:
-    if not LEADS.exists():
-        LEADS.write_text(",".join(COLUMNS) + "\n")
-    with LEADS.open() as file:
-        done = {row["change"] for row in csv.DictReader(file)}
-    todo = [change for change in CHANGES if name(change) not in done]
+def record(
+    table: Path, columns: list[str], run: Callable[[Any], Any], jobs: dict[Any, Any]
+) -> None:
+    """Do the `jobs` whose key, a row's first texts, `table` lacks; a row for each as it ends."""
+    if not table.exists():
+        table.write_text(",".join(columns) + "\n")
+    with table.open() as file:
+        rows = list(csv.reader(file))
+    todo = [job for key, job in jobs.items() if not any(row[: len(key)] == [*key] for row in rows)]
     with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
         for result in pool.imap_unordered(run, todo, chunksize=1):
-            with LEADS.open("a") as file:
-                csv.DictWriter(file, COLUMNS).writerow(result)
+            with table.open("a") as file:
+                csv.DictWriter(file, columns).writerow(result)
 
 
 if __name__ == "__main__":
-    main()
+    record(LEADS, COLUMNS, run, {(name(change),): change for change in CHANGES})
