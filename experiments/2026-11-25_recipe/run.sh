@@ -4,5 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")"
 python leads.py
 python augment.py
+python twenty.py
 python explore.py screen
 python effects.py
