@@ -9,7 +9,7 @@ if ! [ -e study.csv ]; then
   resume=; if [ -e "$runs/study" ]; then resume=--resume; fi
   python -m mnist_ray.tune --config ../seed.yaml --name study --storage "$runs" --seed 200 \
     --space 'dropout=uniform(0,0.2)' --space 'lr=loguniform(0.002,0.05)' \
-    --space 'momentum=uniform(0.7,0.97)' --search random --num-trials 18 --keep 6 \
+    --space 'momentum=uniform(0.7,0.97)' --search random --num-trials 16 --keep 4 \
     --confirm 1 --confirm-seeds 5 --max-concurrent 2 $resume
   python -m mnist_ray.results "$runs/study" --epochs --format csv > study_epochs.csv
   mkdir -p study && cp "$runs"/study/*.parquet study
