@@ -5,5 +5,6 @@ cd "$(dirname "$0")"
 python leads.py
 python augment.py
 python twenty.py
+python distil.py
 python explore.py screen
 python effects.py
