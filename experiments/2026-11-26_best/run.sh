@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The search, then ten seeds of best.yaml; what is recorded here already is skipped. About 35 and 75
+# The search, then ten seeds of its recipe; what is recorded here already is skipped. About 35 and 75
 # minutes on 2 idle cores without bfloat16. Usage: run.sh [FOLDER FOR THE RUNS]
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -18,7 +18,7 @@ if ! [ -e seeds.csv ]; then
   # Two at a time on one core each. One that was interrupted goes on.
   printf '%s\n' {10..19} | xargs -P 2 -I SEED bash -c '
     [ -e "$2/seed-$1" ] && resume=--resume
-    RAY_ADDRESS=local python -m mnist_ray.train --config ../best.yaml --holdout 0 --seed "$1" \
+    RAY_ADDRESS=local python -m mnist_ray.train --config recipe.yaml --holdout 0 --seed "$1" \
       --cpus-per-worker 1 --storage "$2" --name "seed-$1" ${resume:-}' _ SEED "$runs"
   python -m mnist_ray.results "$runs"/seed-* --sort seed --format csv > seeds.csv
   python -m mnist_ray.results "$runs"/seed-* --epochs --format csv > seeds_epochs.csv
