@@ -80,16 +80,26 @@ def soak(record: Path, ax: Axes) -> None:
     ax.legend(loc="lower right")
 
 
-def recipes(record: Path, ax: Axes) -> None:
+def recipes(of: dict[str, table.Record]) -> Callable[[Path, Axes], None]:
     """Each seed's test accuracy after the last epoch, and the mean of each recipe."""
-    for place, recipe in enumerate(table.RECORDS[2::-1]):
-        accuracy = 100 * pd.Series(recipe.accuracies())
-        ax.plot(accuracy, place + 0.15 * (accuracy.rank(method="first") % 3 - 1), "o", ms=4)
-        ax.plot([accuracy.mean()] * 2, [place - 0.3, place + 0.3], color="black", linewidth=1)
-    names = ["best.yaml, 20 epochs", "fast.yaml, 3 epochs", "seed.yaml, 20 epochs"]
-    ax.set_yticks(range(3), names)
-    ax.set(xlabel="test accuracy after the last epoch, %", ylim=(-0.5, 2.5))
 
+    def draw(record: Path, ax: Axes) -> None:
+        for place, recipe in enumerate(of.values()):
+            accuracy = 100 * pd.Series(recipe.accuracies())
+            ax.plot(accuracy, place + 0.15 * (accuracy.rank(method="first") % 3 - 1), "o", ms=4)
+            ax.plot([accuracy.mean()] * 2, [place - 0.3, place + 0.3], color="black", linewidth=1)
+        ax.set_yticks(range(len(of)), list(of))
+        ax.set(xlabel="test accuracy after the last epoch, %", ylim=(-0.5, len(of) - 0.5))
+
+    return draw
+
+
+EARLIER = {
+    "first search, 20 epochs": table.FIRST_BEST,
+    "fast.yaml, 3 epochs": table.FAST,
+    "seed.yaml, 20 epochs": table.SEED,
+}
+THREE_FIELDS = {"from the study": table.THREE_FIELDS, "reference": table.SEED_BF16}
 
 FIGURES: dict[str, Callable[[Path, Axes], None]] = {
     "2026-11-23_reference": by_epoch,
@@ -100,7 +110,9 @@ FIGURES: dict[str, Callable[[Path, Axes], None]] = {
     "2026-11-25_soak": soak,
     "2026-11-25_recipe": leads,
     "2026-11-25_scale": scale,
-    "2026-11-26_best": recipes,
+    "2026-11-26_best": recipes(EARLIER),
+    "2026-11-26_second-search": recipes({"best.yaml, 20 epochs": table.BEST} | EARLIER),
+    "2026-11-26_three-fields": recipes(THREE_FIELDS),
 }
 
 
