@@ -4,21 +4,19 @@ Runs that augment.csv has already are skipped. Two processes with a thread each.
 """
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from leads import PROTOTYPE, name, record
+from leads import MEASURED, PROTOTYPE, fitted, name, record
 from torch import Tensor
 
-from mnist_ray import data, engine, process
-from mnist_ray.config import RunConfig, TrainConfig
+from mnist_ray import data
+from mnist_ray.config import TrainConfig
 
 TABLE = Path(__file__).parent / "augment.csv"
-COLUMNS = ["change", "seed", "train_loss", "train_accuracy", "holdout_loss", "holdout_accuracy"]
-COLUMNS += ["seconds"]
+COLUMNS = ["change", "seed", *MEASURED, "seconds"]
 BASE = PROTOTYPE.replace(lr=0.15, weight_decay=1e-4, augment_until=0.7, epochs=10)
 CHANGES: list[dict[str, Any]] = [
     {},
@@ -66,18 +64,12 @@ def augment(images: Tensor, config: TrainConfig, rng: torch.Generator, **more: f
 
 def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
     change, seed = job
-    process.prepare(1)
     fields = dict(change)
     more = {each: fields.pop(each) for each in ("shear", "elastic") if each in fields}
     if more:
         data.augment = lambda images, config, rng: augment(images, config, rng, **more)
     config = BASE.replace(seed=seed, **fields)
-    splits = data.split(data.load(RunConfig().data_dir), config.holdout)
-    began, rows = time.perf_counter(), []
-    engine.fit(config, splits, on_epoch=lambda row, state: rows.append(row))
-    last = {each: round(rows[-1][each], 6) for each in COLUMNS[2:-1]}
-    seconds = round(time.perf_counter() - began)
-    return {"change": name(change), "seed": seed, **last, "seconds": seconds}
+    return {"change": name(change), "seed": seed, **fitted(config)[0]}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ says of the same augmented image. Skips all if distil.csv exists.
 """
 
 import multiprocessing
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from augment import BASE, COLUMNS
+from leads import fitted
 from torch import Tensor, nn
 
-from mnist_ray import data, engine, process
+from mnist_ray import data, engine
 from mnist_ray.config import RunConfig
 from mnist_ray.model import build
 
@@ -40,7 +41,7 @@ class Taught(nn.Module):
         return self.student(images)
 
 
-def teach(teachers: list[nn.Module]) -> Any:
+def teach(teachers: list[nn.Module]) -> Callable[[nn.Module], nn.Module]:
     """`fit`'s wrap; replaces the loop's loss."""
     plain, taught = engine._loss, []
 
@@ -61,15 +62,11 @@ def teach(teachers: list[nn.Module]) -> Any:
 
 def run(job: tuple[str, int, list[State]]) -> tuple[dict[str, Any], State]:
     role, seed, states = job
-    process.prepare(1)
-    config = (STUDENT if states else TEACHER).replace(seed=seed)
-    splits = data.split(data.load(RunConfig().data_dir), config.holdout)
-    began, rows = time.perf_counter(), []
-    more = {"wrap": teach(networks(states))} if states else {}
-    model = engine.fit(config, splits, on_epoch=lambda row, state: rows.append(row), **more)
-    last = {each: round(rows[-1][each], 6) for each in COLUMNS[2:-1]}
-    seconds = round(time.perf_counter() - began)
-    return {"role": role, "seed": seed, **last, "seconds": seconds}, model.state_dict()
+    if states:
+        row, network = fitted(STUDENT.replace(seed=seed), teach(networks(states)))
+    else:
+        row, network = fitted(TEACHER.replace(seed=seed))
+    return {"role": role, "seed": seed, **row}, network.state_dict()
 
 
 def networks(states: list[State]) -> list[nn.Module]:

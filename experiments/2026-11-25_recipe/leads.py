@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mnist_ray import data, engine, process
 from mnist_ray.config import RunConfig, TrainConfig
 
 LEADS = Path(__file__).parent / "leads.csv"
-COLUMNS = ["change", "train_loss", "train_accuracy", "holdout_loss", "holdout_accuracy", "seconds"]
+MEASURED = ["train_loss", "train_accuracy", "holdout_loss", "holdout_accuracy"]
+COLUMNS = ["change", *MEASURED, "seconds"]
 PROTOTYPE = TrainConfig(
     lr=0.1,
     momentum=0.9,
@@ -84,17 +86,23 @@ def orthogonal(m: torch.Tensor) -> torch.Tensor:
 
 
 def run(change: dict[str, Any]) -> dict[str, Any]:
-    process.prepare(1)
     fields = dict(change)
     if share := fields.pop("muon", None):
         Muon.share = share
         torch.optim.SGD = Muon  # type: ignore[misc, assignment]
-    config = PROTOTYPE.replace(**fields)
+    return {"change": name(change), **fitted(PROTOTYPE.replace(**fields))[0]}
+
+
+def fitted(
+    config: TrainConfig, wrap: Callable[[nn.Module], nn.Module] = lambda model: model
+) -> tuple[dict[str, Any], nn.Module]:
+    """What the last epoch measured, with the seconds of all, and the network."""
+    process.prepare(1)
     splits = data.split(data.load(RunConfig().data_dir), config.holdout)
     began, rows = time.perf_counter(), []
-    engine.fit(config, splits, on_epoch=lambda row, state: rows.append(row))
-    last = {name: rows[-1][name] for name in COLUMNS[1:-1]}
-    return {"change": name(change), **last, "seconds": round(time.perf_counter() - began)}
+    network = engine.fit(config, splits, wrap=wrap, on_epoch=lambda row, state: rows.append(row))
+    last = {each: round(rows[-1][each], 6) for each in MEASURED}
+    return {**last, "seconds": round(time.perf_counter() - began)}, network
 
 
 def name(change: dict[str, Any]) -> str:

@@ -3,15 +3,11 @@
 Runs that twenty.csv has already are skipped. Two processes with a thread each.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
 from augment import BASE, COLUMNS
-from leads import name, record
-
-from mnist_ray import data, engine, process
-from mnist_ray.config import RunConfig
+from leads import fitted, name, record
 
 TABLE = Path(__file__).parent / "twenty.csv"
 CHANGES: list[dict[str, Any]] = [
@@ -23,14 +19,8 @@ CHANGES: list[dict[str, Any]] = [
 
 
 def run(change: dict[str, Any]) -> dict[str, Any]:
-    process.prepare(1)
     config = BASE.replace(epochs=20, precision="bf16", seed=1, **change)
-    splits = data.split(data.load(RunConfig().data_dir), config.holdout)
-    began, rows = time.perf_counter(), []
-    engine.fit(config, splits, on_epoch=lambda row, state: rows.append(row))
-    last = {each: round(rows[-1][each], 6) for each in COLUMNS[2:-1]}
-    seconds = round(time.perf_counter() - began)
-    return {"change": name(change), "seed": 1, **last, "seconds": seconds}
+    return {"change": name(change), "seed": 1, **fitted(config)[0]}
 
 
 if __name__ == "__main__":

@@ -14,12 +14,4 @@ if ! [ -e search.csv ]; then
   python -m mnist_ray.results "$runs/search" --epochs --format csv > search_epochs.csv
   mkdir -p search && cp "$runs"/search/*.parquet search
 fi
-if ! [ -e seeds.csv ]; then
-  # Two at a time on one core each. One that was interrupted goes on.
-  printf '%s\n' {10..19} | xargs -P 2 -I SEED bash -c '
-    [ -e "$2/seed-$1" ] && resume=--resume
-    RAY_ADDRESS=local python -m mnist_ray.train --config recipe.yaml --holdout 0 --seed "$1" \
-      --cpus-per-worker 1 --storage "$2" --name "seed-$1" ${resume:-}' _ SEED "$runs"
-  python -m mnist_ray.results "$runs"/seed-* --sort seed --format csv > seeds.csv
-  python -m mnist_ray.results "$runs"/seed-* --epochs --format csv > seeds_epochs.csv
-fi
+../seeds.sh recipe.yaml seeds "$runs" {10..19}

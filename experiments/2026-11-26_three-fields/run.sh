@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A study of dropout, lr and momentum at the reference's budget, then five seeds of its winner and of
-# the reference; what is recorded here already is skipped. About an hour on 2 cores with bfloat16, two
-# to three without. Usage: run.sh [FOLDER FOR THE RUNS]
+# the reference; what is recorded here already is skipped. About an hour on 2 cores with bfloat16.
+# Usage: run.sh [FOLDER FOR THE RUNS]
 set -euo pipefail
 cd "$(dirname "$0")"
 runs=${1:-$HOME/mnist_ray_results/three-fields}
@@ -16,14 +16,5 @@ if ! [ -e study.csv ]; then
   mkdir -p study && cp "$runs"/study/*.parquet study
   python -m mnist_ray.results "$runs/study" --format csv > study.csv
 fi
-five() { # RECIPE TABLE: two seeds at a time on one core each. One that was interrupted goes on.
-  if [ -e "$2.csv" ]; then return; fi
-  printf '%s\n' {201..205} | xargs -P 2 -I SEED bash -c '
-    resume=; if [ -e "$2/$3-$1" ]; then resume=--resume; fi
-    RAY_ADDRESS=local python -m mnist_ray.train --config "$4" --holdout 0 --seed "$1" \
-      --cpus-per-worker 1 --storage "$2" --name "$3-$1" $resume' _ SEED "$runs" "$2" "$1"
-  python -m mnist_ray.results "$runs/$2"-* --epochs --format csv > "$2_epochs.csv"
-  python -m mnist_ray.results "$runs/$2"-* --sort seed --format csv > "$2.csv"
-}
-five winner.yaml seeds
-five ../seed.yaml reference
+../seeds.sh winner.yaml seeds "$runs" {201..205}
+../seeds.sh ../seed.yaml reference "$runs" {201..205}
