@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tune train test recovery launcher check bench clean
+.PHONY: tune train test recovery launcher gpu check bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ recovery: .venv/installed  ## kills runs in every way and goes on with them, 10 
 
 launcher: .venv/installed  ## a cluster of one node over ssh, and jobs on it; needs root, Debian's openssh-server and rsync
 	$(BIN)/python -m pytest -m launcher
+
+gpu: .venv/installed  ## trains on this machine's GPU
+	$(BIN)/python -m pytest -m gpu
 
 check: .venv/installed
 	$(BIN)/ruff check .

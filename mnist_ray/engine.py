@@ -61,7 +61,8 @@ def fit(
     model = model.to(device)
     parallel = wrap(model)
     arithmetic = resolve_precision(config.precision, device)
-    torch.backends.cudnn.allow_tf32 = False  # on a GPU, or fp32 would not be what it says
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU, or fp32 would not be what it says,
+    torch.backends.cudnn.deterministic = True  # and a resumed run would end with other bits
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.lr,

@@ -96,7 +96,7 @@ def ray_cluster(bucket: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # Ray looks for any cluster on this machine, and gives up where there are two.
         patch.setenv(API_SERVER, f"http://127.0.0.1:{port}")
-        head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": port}
+        head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": True, "dashboard_port": port}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield
