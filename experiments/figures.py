@@ -81,6 +81,15 @@ def soak(record: Path, ax: Axes) -> None:
     ax.legend(loc="lower right")
 
 
+def many_runs(record: Path, ax: Axes) -> None:
+    rows = pd.read_csv(record / "effects.csv").iloc[:0:-1]  # the first is where all are zero
+    ax.errorbar(rows["points"], rows["change"], xerr=2 * rows["points_error"], fmt="o", ms=3, lw=1)
+    ax.axvline(0, color="black", linewidth=0.5)
+    ax.set(xlabel="points of held-out accuracy, and two standard errors")
+    ax.tick_params(axis="y", labelsize=6)
+    ax.figure.set_size_inches(7, 5)
+
+
 def recipes(of: dict[str, table.Record], record: Path, ax: Axes) -> None:
     """Each seed's test accuracy after the last epoch, and the mean of each recipe."""
     for place, recipe in enumerate(of.values()):
@@ -108,6 +117,7 @@ FIGURES: dict[str, Callable[[Path, Axes], None]] = {
     "2026-11-25_soak": soak,
     "2026-11-25_recipe": leads,
     "2026-11-25_scale": scale,
+    "2026-11-26_many-runs": many_runs,
     "2026-11-26_best": partial(recipes, EARLIER),
     "2026-11-26_second-search": partial(recipes, BEST),
     "2026-11-26_three-fields": partial(recipes, THREE_FIELDS),
