@@ -106,6 +106,7 @@ EARLIER = {
     "seed.yaml, 20 epochs": table.SEED,
 }
 BEST = {"best.yaml, 20 epochs": table.BEST, **EARLIER}
+TAUGHT = {"best.yaml, taught": table.TAUGHT, "best.yaml": table.BEST}
 THREE_FIELDS = {"from the study": table.THREE_FIELDS, "reference": table.SEED_BF16}
 
 FIGURES: dict[str, Callable[[Path, Axes], None]] = {
@@ -120,6 +121,7 @@ FIGURES: dict[str, Callable[[Path, Axes], None]] = {
     "2026-11-26_many-runs": many_runs,
     "2026-11-26_best": partial(recipes, EARLIER),
     "2026-11-26_second-search": partial(recipes, BEST),
+    "2026-11-26_taught": partial(recipes, TAUGHT),
     "2026-11-26_three-fields": partial(recipes, THREE_FIELDS),
 }
 

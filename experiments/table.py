@@ -71,6 +71,9 @@ BEST = Record(
     ("2026-11-26_second-search/seeds.csv",),
     "bf16",
 )
+TAUGHT = Record(
+    "best, taught by two networks 16 times as large", 20, ("2026-11-26_taught/seeds.csv",), "bf16"
+)
 FIRST_STUDY = Record(
     "best of 16 trials, on 50,000 images:"
     " `python -m mnist_ray.tune --num-trials 16 --epochs 8 --scheduler asha`",
