@@ -49,7 +49,9 @@ def test_a_network_scores_the_same_on_both(mnist: Mnist) -> None:
         ("tune", ["--num-trials", "2", "--scheduler", "fifo", "--epochs", "1", "--confirm", "0"]),
     ],
 )
-def test_a_command_trains_on_it(command: str, flags: list[str], tmp_path: Path, mnist: Mnist):
+def test_a_command_trains_on_it(
+    command: str, flags: list[str], tmp_path: Path, mnist: Mnist
+) -> None:
     where = ["--use-gpu", "--train-size", "10000", "--storage", str(tmp_path), "--name", "run"]
     subprocess.run([sys.executable, "-m", f"mnist_ray.{command}", *flags, *where], check=True)
     rows = tables.read(tmp_path / "run", tables.TRIALS).to_pylist()

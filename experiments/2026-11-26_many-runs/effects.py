@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_ind
 
 RUNS = Path(__file__).parent / "runs.csv"
 RIDGE = 2.0
@@ -105,6 +106,24 @@ def main() -> None:
     )
     table.loc[table["change"] == "label smoothing", ["nats", "nats_error"]] = None  # not compared
     table.to_csv(RUNS.with_name("effects.csv"), index=False)
+    compare(read())
+
+
+def compare(runs: pd.DataFrame) -> None:
+    """Print the recipes of stage 3 beside best.yaml, and what is gained after a run's end."""
+    plain = runs[(runs["width"] == 1) & (runs["holdout_accuracy"] > 0.98)]
+    last = plain[plain["stage"] == 3]
+    base = plain[plain["seed"] < 100]  # of stage 1
+    base = pd.concat([base, last[last["lr"] == base["lr"].iloc[0]]])
+    for lr, rows in [("best.yaml", base), *last.groupby("lr")]:
+        p = ttest_ind(rows["holdout_accuracy"], base["holdout_accuracy"], equal_var=False).pvalue
+        right, lost = 100 * rows["holdout_accuracy"], rows["holdout_loss"]
+        print(f"lr {lr}, n = {len(rows)}: {right.mean():.2f} ± {right.std():.2f} %", end=", ")
+        print(f"loss {lost.mean():.4f} ± {lost.std():.4f}, p = {p:.2f}")
+    whats = ("average_500", "average_2000", "recalibrated")  # many.py has the last alone now
+    for what in whats if "average_500_accuracy" in plain else whats[2:]:
+        gain = 100 * (plain[f"{what}_accuracy"] - plain["holdout_accuracy"]).dropna()
+        print(f"{what}, n = {len(gain)}: {gain.mean():+.3f} ± {gain.sem():.3f} points")
 
 
 if __name__ == "__main__":
