@@ -87,6 +87,11 @@ class TrainConfig(Config):
             return {**values, "min_workers": least, "num_workers": most}
         return values
 
+    @property
+    def images(self) -> int:
+        """How many images an epoch trains on."""
+        return self.train_size or TRAIN_IMAGES - self.holdout
+
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
         room = TRAIN_IMAGES - self.holdout
@@ -95,10 +100,10 @@ class TrainConfig(Config):
                 f"train_size is {self.train_size}, but a holdout of {self.holdout} leaves {room}"
                 f" of {TRAIN_IMAGES} images; lower one of them."
             )
-        if self.batch_size > (self.train_size or room):
+        if self.batch_size > self.images:
             raise ValueError(
-                f"batch_size is {self.batch_size}, more than the {self.train_size or room} training"
-                " images; lower it."
+                f"batch_size is {self.batch_size}, more than the {self.images} training images;"
+                " lower it."
             )
         if (self.min_workers or 0) > self.num_workers:
             raise ValueError(
@@ -187,7 +192,8 @@ class TuneConfig(Config):
         None,
         ge=1,
         le=100_000,
-        description="Configurations to try; none takes 6, or the whole grid.",
+        description="Configurations to try, the base recipe among them; none takes 6, or the whole"
+        " grid.",
     )
     search: Literal["random", "grid", "tpe"] = Field(
         "random", description="How they are chosen; grid tries every combination of choices."
@@ -197,6 +203,15 @@ class TuneConfig(Config):
         description="one-rung trains all for 1 epoch and the best in full, asha and median stop"
         " weak trials on the way, in pbt they copy better ones and vary them, fifo lets all"
         " finish.",
+    )
+    base: bool = Field(
+        True, description="Try the base recipe too, first, to say whether anything beats it."
+    )
+    tries: list[str] = Field(
+        [],
+        description="A configuration to try beside those that are sampled, like 'lr=0.1"
+        " momentum=0.9'; what it does not name is the base recipe's.",
+        json_schema_extra={"flag": "--try", "metavar": "'NAME=VALUE …'"},
     )
     keep: int | None = Field(
         None,
@@ -212,6 +227,9 @@ class TuneConfig(Config):
         " all images; 0 is off, none takes 2 if the time budget allows.",
     )
     confirm_seeds: int = Field(2, ge=1, le=100, description="Fresh seeds of each of these.")
+    confirm_base: bool = Field(
+        False, description="Confirm the base recipe too, however it did in the search."
+    )
     time_budget: Seconds | None = Field(
         None,
         gt=0,

@@ -10,12 +10,13 @@ from rich.live import Live
 from rich.table import Table
 
 from mnist_ray import results, storage, tables
+from mnist_ray.config import TRAIN_IMAGES
 from mnist_ray.display import console, described_workers, recipe
 from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
 from mnist_ray.resources import Share
 from mnist_ray.storage import Place
-from mnist_ray.verdict import mean_and_deviation, verdict
+from mnist_ray.verdict import mean_and_deviation, verdict, versus
 
 
 class Study:
@@ -51,11 +52,14 @@ class Study:
         what = {
             "screen": "configurations for 1 epoch, a whole schedule of its own",
             "search": f"{'of these' if 'screen' in trials else 'configurations'} for {full}",
-            "confirm": f"to confirm: the best {plan.confirm} again, with fresh seeds",
-            "final": "of the winner on all images, scored on the test set",
+            "confirm": f"to confirm: the best {plan.confirm} again, with fresh seeds"
+            + (", and the base recipe" if study.confirm_base else ""),
+            "final": "of the winner with no image held out, scored on the test set",
         }
         for phase, count in trials.items():
             self.console.print(f"  {phase:<9}{count:>4} {what[phase]}")
+        for remark in plan.sampler.remarks:
+            self.console.print(remark)
         if plan.rows:
             self.console.print(f"going on after {len(plan.rows)} trials that are done")
         space = study.dimensions()
@@ -129,16 +133,18 @@ class Study:
             f"best trial       {number}: {values({name: best[name] for name in plan.dimensions})}\n"
             f"held-out         {best['best_accuracy']:.2%} after epoch {best['best_epoch']}"
         )
-        if words := verdict(plan.confirmed()):
-            self.console.print("confirmed        " + words.replace("; ", "\n                 "))
+        said = {"confirmed": verdict(plan.confirmed()), "base recipe": against_base(plan)}
+        for label, words in said.items():
+            if words:
+                self.console.print(f"{label:<17}" + words.replace("; ", "\n" + 17 * " "))
         saved = best["checkpoint"]
         finals = [plan.rows[i] for i in sorted(plan.ranked("final"))]
         if finals:
             saved = finals[0]["checkpoint"]
             accuracies = [row["final_accuracy"] for row in finals]
             self.console.print(
-                f"test accuracy    {mean_and_deviation(accuracies)}, trained on all"
-                f" {plan.images('final'):,} images, each scored after its last epoch"
+                f"test accuracy    {mean_and_deviation(accuracies)}, trained on"
+                f" {trained_on(plan, finals[0]['trial'])}, each scored after its last epoch"
             )
         else:
             self.console.print(
@@ -184,6 +190,41 @@ class Study:
                 done = f"epoch {row['epoch']}  {accuracy:.2%}"
             table.add_row(f"{trial.phase:<7} {number:>3}  {described_trial(trial)}  {done}")
         return table
+
+
+def trained_on(plan: Plan, number: int) -> str:
+    """Say how many images the trial `number` trained on."""
+    images = plan.images_of(number)
+    return f"{'all ' if images == TRAIN_IMAGES else ''}{images:,} images"
+
+
+def against_base(plan: Plan) -> str:
+    """Say where the base recipe came, and how the winner stands against it; empty where the base
+    recipe took no part. Parts are separated by semicolons."""
+    phases = {"search": "search", "screen": "screening"}
+    found = ((phase, plan.base_trial(phase)) for phase in phases)
+    phase, number = next(((phase, i) for phase, i in found if i in plan.rows), ("", None))
+    winner = plan.winner()
+    if number is None or winner is None:
+        return ""
+    ranked = plan.ranked(phase)
+    if number not in ranked:
+        return f"trial {number} {plan.rows[number]['status']}, and so has no result"
+    place = f"trial {number}, place {ranked.index(number) + 1} of {len(ranked)} in the"
+    place = f"{place} {phases[phase]}"
+    if plan.trials[winner].origin == "base":
+        return f"{place}; it is the winner: nothing that was tried beat it"
+    confirmed = plan.confirmed()
+    if number in confirmed:
+        return f"{place}; {versus(confirmed[winner], confirmed[number])}"
+    same = winner if phase == "search" else plan.trials[winner].repeats
+    assert same is not None
+    accuracies = (plan.rows[each]["best_accuracy"] for each in (number, same))
+    shown = [f"{accuracy:.2%}" for accuracy in accuracies]
+    return (
+        f"{place}; one run of each was compared: {shown[0]} there, {shown[1]} the winner's"
+        " configuration; --confirm-base trains both with fresh seeds"
+    )
 
 
 def minutes(seconds: float) -> str:

@@ -7,10 +7,10 @@ sentence wherever it comes from.
 import reprlib
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import Self
 
 from mnist_ray.errors import UserError, reason
@@ -36,14 +36,32 @@ UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, Recursion
 def build(cls: type[C], values: Mapping[str, Any]) -> C:
     """`cls(**values)`, with a sentence for each thing wrong; raises UserError."""
     for name, value in values.items():
-        if isinstance(value, bool) and name in cls.model_fields:
-            field = cls.model_fields[name]
-            if bool not in (typing.get_args(field.annotation) or (field.annotation,)):
-                raise UserError(f"{name} is {str(value).lower()}, but must not be true or false.")
+        if name in cls.model_fields:
+            _refuse_bool(cls, name, value)
     try:
         return cls(**values)
     except ValidationError as error:
         raise UserError(" ".join(_sentence(cls, e) for e in error.errors()[:3])) from None
+
+
+def _refuse_bool(cls: type[Config], name: str, value: Any) -> None:
+    """Raise UserError where a field that is a number or a text is set to true or false."""
+    annotation = cls.model_fields[name].annotation
+    if isinstance(value, bool) and bool not in (typing.get_args(annotation) or (annotation,)):
+        raise UserError(f"{name} is {str(value).lower()}, but must not be true or false.")
+
+
+def field_value(cls: type[Config], name: str, value: Any) -> Any:
+    """`value` in the type of the field `name` of `cls`, whatever the other fields are; raises
+    UserError where the field cannot have it."""
+    _refuse_bool(cls, name, value)
+    field = cls.model_fields[name]
+    annotated: Any = Annotated[field.annotation, field]
+    kind: TypeAdapter[Any] = TypeAdapter(annotated, config=ConfigDict(allow_inf_nan=False))
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        raise UserError(_sentence(cls, {**error.errors()[0], "loc": (name,)})) from None
 
 
 def read_yaml(path: Place) -> dict[str, Any]:

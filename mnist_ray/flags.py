@@ -94,7 +94,8 @@ def _add_flag(
     )
     limits = bounds(field)
     text = f"{field.description} ({limits + '; ' if limits else ''}default: {shown})"
-    flag = f"--{name.replace('_', '-')}"
+    extra = field.json_schema_extra or {}
+    flag = extra.get("flag", f"--{name.replace('_', '-')}")
     kinds = (
         typing.get_args(field.annotation) if _is_union(field.annotation) else (field.annotation,)
     )
@@ -103,6 +104,9 @@ def _add_flag(
     elif typing.get_origin(field.annotation) is dict:
         text = f"{field.description} Give it once per dimension."
         parser.add_argument(flag, action="append", metavar="NAME=SPACE", help=text)
+    elif typing.get_origin(field.annotation) is list:
+        text = f"{field.description} Give it once per configuration."
+        parser.add_argument(flag, dest=name, action="append", metavar=extra["metavar"], help=text)
     elif typing.get_origin(field.annotation) is typing.Literal:
         choices = "|".join(typing.get_args(field.annotation))
         parser.add_argument(flag, metavar=choices, help=text)

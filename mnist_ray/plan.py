@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from mnist_ray.config import TRAIN_IMAGES, TrainConfig, TuneConfig
+from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.search import Dimension, Sampler, tpe_lag
+from mnist_ray.search import Sampler, tpe_lag
 from mnist_ray.tables import Row
 
 RUNG = 1
@@ -23,12 +23,14 @@ RUNG = 1
 
 class Planned(NamedTuple):
     """A trial. `sampled` are its values in the search space, `more` other fields in which it
-    departs from the study's recipe; `repeats` is the trial whose configuration it has."""
+    departs from the study's recipe; `repeats` is the trial whose configuration it has, and `origin`
+    where that comes from: base, try or sampled."""
 
     phase: str
     sampled: dict[str, Any]
     more: dict[str, Any]
     repeats: int | None = None
+    origin: str = "sampled"
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -46,25 +48,28 @@ class Plan:
         self,
         study: TuneConfig,
         base: TrainConfig,
-        dimensions: dict[str, Dimension],
+        sampler: Sampler,
         concurrent: int = 1,
         recorded: Iterable[Row] = (),
         begun: Mapping[int, TrainConfig] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.base, self.concurrent, self.clock = study, base, concurrent, clock
-        self.dimensions = dimensions
+        self.sampler, self.dimensions = sampler, sampler.dimensions
         self.recorded = {row["trial"]: row for row in recorded}
         self.begun = begun or {}
         if study.search == "tpe":  # which waits for more to have ended
             self.concurrent = min(concurrent, tpe_lag(study))
-        self.sampler = Sampler(study, dimensions, base.seed)
-        epochs = dimensions.get("epochs")
+        epochs = self.dimensions.get("epochs")
         self.epochs = max(epochs.values) if epochs else base.epochs
         self.began = clock()
         self.trials: list[Planned] = []
         self.rows: dict[int, Row] = {}
         self.skipped: list[str] = []
+        self.kept: list[int] | None = None
+        """The screened trials whose configurations are trained in full, once that is decided."""
+        self.candidates: list[int] | None = None
+        """The trials of the search that are confirmed, once that is decided."""
         self.done = False
         self._course = self._phases()
 
@@ -81,6 +86,7 @@ class Plan:
 
     @property
     def confirm(self) -> int:
+        """How many trials of the search are confirmed, the base recipe's apart."""
         if self.study.scheduler == "pbt":
             return 0  # what won is a course of values, which no recipe can repeat
         if self.study.confirm is None:
@@ -94,7 +100,20 @@ class Plan:
 
     @property
     def competing(self) -> int:
-        return self.keep if self.screening else self.sampler.count
+        """How many trials the search has; at most, as long as the screening goes on."""
+        if not self.screening:
+            return self.sampler.count
+        if self.kept is not None:
+            return len(self.kept)
+        return min(self.keep + self.study.confirm_base, self.sampler.count)
+
+    @property
+    def confirming(self) -> int:
+        """How many trials are confirmed; at most, as long as the search goes on."""
+        if self.candidates is not None:
+            return len(self.candidates)
+        extra = self.study.confirm_base and self.confirm > 0
+        return min(self.confirm + extra, self.competing)
 
     def seeds(self) -> list[int]:
         """Those that the confirmation trains with; the search has the one before."""
@@ -103,9 +122,9 @@ class Plan:
     def outline(self) -> dict[str, int]:
         """How many trials each phase has, if all goes on to its end."""
         screened = {"screen": self.sampler.count} if self.screening else {}
-        again = {"confirm": self.confirm * self.study.confirm_seeds}
+        again = {"confirm": self.confirming * self.study.confirm_seeds}
         again["final"] = self.study.confirm_seeds
-        return {**screened, "search": self.competing, **(again if self.confirm else {})}
+        return {**screened, "search": self.competing, **(again if self.confirming else {})}
 
     def next(self) -> Planned | None:
         """The next trial, or None: then it waits for one that runs, or the study is `done`."""
@@ -159,6 +178,11 @@ class Plan:
         """The number of the best trial: by the confirmation, or else by the search."""
         return next(iter([*self.confirmed(), *self.ranked("search")]), None)
 
+    def base_trial(self, phase: str) -> int | None:
+        """The number of the base recipe's trial in `phase`, the first one of several."""
+        of_base = (i for i in self._of(phase) if self.trials[i].origin == "base")
+        return next(of_base, None)
+
     def seconds_left(self) -> float | None:
         """An estimate, by the trials that ended so far, as if none to come were stopped early; None
         before the first."""
@@ -176,28 +200,39 @@ class Plan:
                 left = self.sampler.count - number
                 self.skipped.append(f"{left} configuration{'s' * (left > 1)}")
                 break
-            yield Planned(first, sampled, shorter)
+            yield Planned(first, sampled, shorter, origin=self.sampler.origin(number))
         yield from self._all_ended()
         if self.screening:
-            for place, number in enumerate(self.ranked("screen")[: self.keep]):
+            self.kept = self._best("screen", self.keep)
+            for place, number in enumerate(self.kept):
                 if place and not self._in_time("search"):
                     self.skipped.append("more of the best in full")
                     break
-                yield Planned("search", self.trials[number].sampled, {}, repeats=number)
+                yield self._again("search", number)
             yield from self._all_ended()
-        candidates = self.ranked("search")[: self.confirm]
-        if candidates and not self._in_time("confirm"):
+        self.candidates = self._best("search", self.confirm) if self.confirm else []
+        if self.candidates and not self._in_time("confirm"):
             self.skipped.append("the confirmation")
             return
-        for seed in self.seeds() if candidates else []:
-            for number in candidates:
-                sampled = self.trials[number].sampled
-                yield Planned("confirm", sampled, {"seed": seed}, repeats=number)
+        for seed in self.seeds():
+            for number in self.candidates:
+                yield self._again("confirm", number, seed=seed)
         yield from self._all_ended()
-        if candidates and (winner := self.winner()) is not None:
+        if self.candidates and (winner := self.winner()) is not None:
             for seed in self.seeds():
-                sampled = self.trials[winner].sampled
-                yield Planned("final", sampled, {"seed": seed, "holdout": 0}, repeats=winner)
+                yield self._again("final", winner, seed=seed, holdout=0)
+
+    def _best(self, phase: str, count: int) -> list[int]:
+        """The best trials of `phase`, and the base recipe's if it is to be confirmed."""
+        ranked = self.ranked(phase)
+        of_base = self.base_trial(phase) if self.study.confirm_base else None
+        more = [of_base] if of_base in ranked[count:] else []
+        return [*ranked[:count], *more]
+
+    def _again(self, phase: str, number: int, **more: Any) -> Planned:
+        """The configuration of the trial `number` once more."""
+        planned = self.trials[number]
+        return Planned(phase, planned.sampled, more, repeats=number, origin=planned.origin)
 
     def _all_ended(self) -> Iterator[None]:
         while len(self.rows) < len(self.trials):
@@ -244,8 +279,7 @@ class Plan:
         if not ended:
             return None
         pace = fmean(
-            row["train_seconds"]
-            / (row["epochs_trained"] * self.images(self.trials[row["trial"]].phase))
+            row["train_seconds"] / (row["epochs_trained"] * self.images_of(row["trial"]))
             for row in ended
         )
         besides: float = median(row["total_seconds"] - row["train_seconds"] for row in ended)
@@ -258,10 +292,15 @@ class Plan:
     def _epochs(self, phase: str) -> int:
         return RUNG if phase == "screen" else self.epochs
 
+    def images_of(self, number: int) -> int:
+        """How many images the trial `number` trains on in an epoch."""
+        return self.base.replace(**self.trials[number].changes).images
+
     def images(self, phase: str) -> int:
-        """In an epoch."""
-        holdout = 0 if phase == "final" else self.base.holdout
-        return self.base.train_size or TRAIN_IMAGES - holdout
+        """How many images a trial of `phase` trains on in an epoch, at most."""
+        base = self.base.replace(holdout=0) if phase == "final" else self.base
+        sizes = self.dimensions.get("train_size")
+        return max(size or base.images for size in sizes.values) if sizes else base.images
 
     def _of(self, phase: str) -> list[int]:
         return [i for i, trial in enumerate(self.trials) if trial.phase == phase]

@@ -139,6 +139,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             trial=number,
             phase=planned.phase,
             repeats=planned.repeats,
+            origin=planned.origin,
             total_seconds=time.monotonic() - self.began[number],
             ended=datetime.now(timezone.utc),
             **self.known,
@@ -160,6 +161,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def write(self) -> None:
         began = time.monotonic()
+        winner = self.plan.winner()  # so far, until the study has ended
+        for number, row in self.plan.rows.items():
+            row["winner"] = number == winner
         trials = [self.plan.rows[number] for number in sorted(self.plan.rows)]
         epochs = [row for number in sorted(self.epochs) for row in self.epochs[number]]
         tables.write(self.folder, trials, epochs)

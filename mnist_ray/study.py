@@ -4,7 +4,6 @@ and what each does `trial.py`'s."""
 import os
 from datetime import datetime, timezone
 from operator import itemgetter
-from typing import Any
 
 import ray
 import yaml
@@ -49,8 +48,7 @@ def study(
             "holdout is 0, but a study chooses by held-out images and must not see the test set;"
             " use at least 1, such as 10000."
         )
-    dimensions = search.parse(study.dimensions(), base)
-    search.check(study, dimensions)
+    sampler = search.sampler(study, base)
     if run.resume and study.scheduler == "pbt":
         raise UserError("scheduler is pbt, whose population cannot be resumed; start a new study.")
     folder = runs.folder(run, "tune")
@@ -76,7 +74,7 @@ def study(
             begun = resume.begun(folder, epochs)
             epochs |= {number: each.epochs for number, each in begun.items()}
             configs = {number: each.config for number, each in begun.items()}
-            plan = Plan(study, base, dimensions, concurrent, rows, configs)
+            plan = Plan(study, base, sampler, concurrent, rows, configs)
             searcher = schedulers.Search(plan, folder, plan.replay())
             show.begin(plan, share)
             try:
@@ -175,7 +173,7 @@ def _finish(recorder: Recorder, mnist: Mnist, show: display_study.Study) -> tabl
         recorder.write()
     recipe = folder / "best.yaml" if plan.study.scheduler != "pbt" else None
     if recipe:
-        storage.write(recipe, _recipe(plan.base, plan.dimensions, best).encode())
+        storage.write(recipe, _recipe(plan, best).encode())
     show.end(folder, recipe)
     return best
 
@@ -199,12 +197,15 @@ def _concurrency(study: TuneConfig, share: resources.Share) -> int:
     return wanted
 
 
-def _recipe(base: TrainConfig, dimensions: dict[str, Any], best: tables.Row) -> str:
-    """The best trial's recipe as YAML, without what belongs to the study it was found in."""
-    values = {**base.model_dump(), **{name: best[name] for name in dimensions}}
-    found = (
-        f"# Trial {best['trial']} of {best['run']}: {best['best_accuracy']:.2%} of the holdout.\n"
-    )
-    for name in (*search.FIXED, "seed", "train_size"):
+def _recipe(plan: Plan, best: tables.Row) -> str:
+    """The best trial's recipe as YAML, without what belongs to the study it was found in. What was
+    sampled always belongs to the recipe, its number of images or its seed too."""
+    sampled = plan.trials[best["trial"]].sampled
+    values = {**plan.base.model_dump(), **sampled}
+    for name in {*search.FIXED, "seed", "train_size"} - set(sampled):
         del values[name]
+    found = (
+        f"# Trial {best['trial']} of {best['run']}: {best['best_accuracy']:.2%} of the held-out"
+        f" images, trained on {plan.images_of(best['trial']):,}.\n"
+    )
     return found + yaml.safe_dump(values, sort_keys=False)

@@ -31,6 +31,9 @@ TRIAL_COLUMNS = {
     "phase": "of a study: screen (a short schedule for every configuration), search, confirm (the"
     " best again, with fresh seeds), final (the winner on all images); empty for a training run",
     "repeats": "number of the trial whose configuration this one has, where it is not a new one",
+    "origin": "of a study: where the configuration comes from: base (the base recipe), try (one"
+    " that --try names) or sampled",
+    "winner": "of a study: whether its best trial is this one, so far or, at its end, for good",
     "status": "ok (all its epochs), stopped (by the scheduler), diverged (loss not finite), failed;"
     " running, of a training run that has not ended, or was killed",
     "scored_on": "the images behind best_ and final_: holdout, or test where nothing was held out",

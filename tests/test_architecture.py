@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "display": {"config", "data", "model", "resources", "storage"},
     "verdict": set(),
     "display_study": {
-        *("display", "errors", "plan", "resources", "results", "storage", "tables"),
+        *("config", "display", "errors", "plan", "resources", "results", "storage", "tables"),
         "verdict",
     },
     "schedulers": {"plan", "runs", "search", "storage", "tables"},

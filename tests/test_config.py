@@ -83,7 +83,7 @@ def test_every_field_has_a_flag_whose_help_states_bounds_and_default(
     text = " ".join(capsys.readouterr().out.split())
     for cls in (TrainConfig, TuneConfig, RunConfig):
         for name, field in cls.model_fields.items():
-            assert f"--{name.replace('_', '-')}" in text
+            assert f"--{'try' if name == 'tries' else name.replace('_', '-')}" in text
             assert bounds(field) in text
             assert str(field.description) in text
 

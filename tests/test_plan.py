@@ -40,10 +40,8 @@ class Simulation:
         self.now = 0.0
         self.rows: list[Row] = []
         self.planned = [0]
-        dimensions = search.parse(study.dimensions(), base)
-        self.plan = Plan(
-            study, base, dimensions, concurrent, recorded, begun, clock=lambda: self.now
-        )
+        sampler = search.sampler(study, base)
+        self.plan = Plan(study, base, sampler, concurrent, recorded, begun, clock=lambda: self.now)
         running: list[tuple[float, int]] = []
         self.begun = self.plan.replay()
         go_on = list(self.begun)
@@ -121,7 +119,7 @@ def test_the_confirmation_decides_and_not_the_lucky_run() -> None:
         return 0.999 if lucky else 0.99 - trial.sampled["lr"] / 100
 
     space = {"lr": "choice(0.1, 0.05, 0.2)"}
-    study = TuneConfig(search="grid", space=space, scheduler="fifo", confirm=2, confirm_seeds=3)
+    study = TuneConfig(search="grid", space=space, scheduler="fifo", confirm_seeds=3, base=False)
     plan = Simulation(study, accuracy).plan
     assert plan.trials[plan.ranked("search")[0]].sampled == {"lr": 0.1}
     winner = plan.winner()
@@ -131,13 +129,17 @@ def test_the_confirmation_decides_and_not_the_lucky_run() -> None:
 
 @pytest.mark.parametrize("name", ["random", "grid", "tpe"])
 @pytest.mark.parametrize("scheduler", ["fifo", "one-rung"])
-def test_the_seed_decides_whatever_the_concurrency(name: str, scheduler: str) -> None:
+@pytest.mark.parametrize(
+    "space", [{}, {"lr": "choice(0.1, 0.2, 0.3)", "batch_size": "choice(32, 64, 128, 256)"}]
+)
+def test_the_seed_decides_whatever_the_concurrency(
+    name: str, scheduler: str, space: dict[str, str]
+) -> None:
     def course(concurrent: int, seed: int) -> list[Planned]:
         durations = random.Random(seed)
         lasts = [durations.uniform(0.1, 3) for _ in range(100)]
-        study = TuneConfig(
-            search=name, scheduler=scheduler, num_trials=None if name == "grid" else 12
-        )
+        count = None if name == "grid" else 12
+        study = TuneConfig(search=name, scheduler=scheduler, num_trials=count, space=space)
         return Simulation(study, concurrent=concurrent, speed=lambda i: lasts[i]).plan.trials
 
     alone = course(1, 0)
@@ -153,12 +155,25 @@ def test_the_seed_decides_whatever_the_concurrency(name: str, scheduler: str) ->
     cut=st.integers(0, 20),
     seed=st.integers(0, 100),
     budget=st.none() | st.floats(100, 400),
+    more=st.sampled_from(
+        [
+            {},
+            {"tries": ["lr=0.2"], "confirm_base": True},
+            {"space": {"lr": "choice(0.1, 0.2)", "batch_size": "choice(64, 128)"}},
+        ]
+    ),
 )
 @settings(deadline=None, max_examples=60)
 def test_a_study_that_is_resumed_takes_the_course_that_it_would_have(
-    name: str, scheduler: str, concurrent: int, cut: int, seed: int, budget: float | None
+    name: str,
+    scheduler: str,
+    concurrent: int,
+    cut: int,
+    seed: int,
+    budget: float | None,
+    more: dict[str, Any],
 ) -> None:
-    study = TuneConfig(search=name, scheduler=scheduler, time_budget=budget)
+    study = TuneConfig(search=name, scheduler=scheduler, time_budget=budget, **more)
     durations = random.Random(seed)
     lasts = [durations.uniform(0.1, 3) for _ in range(100)]
     whole = Simulation(study, concurrent=concurrent, speed=lambda i: lasts[i])
@@ -182,15 +197,14 @@ def test_a_study_that_is_resumed_takes_the_course_that_it_would_have(
 
 def test_rows_of_another_study_are_refused() -> None:
     rows = Simulation(TuneConfig(num_trials=3)).rows
-    with pytest.raises(UserError, match="trial 0 of the results table is not the one"):
+    with pytest.raises(UserError, match="trial 1 of the results table is not the one"):
         Simulation(TuneConfig(num_trials=3), base=BASE.replace(seed=1), recorded=rows)
 
 
 def test_another_seed_samples_other_configurations() -> None:
     def sampled(name: str, seed: int) -> list[dict[str, float] | None]:
         study = TuneConfig(search=name)
-        dimensions = search.parse(study.dimensions(), BASE)
-        sampler = search.Sampler(study, dimensions, seed)
+        sampler = search.sampler(study, BASE.replace(seed=seed))
         return [sampler.sample(number, dict.fromkeys(range(number), 0.5)) for number in range(6)]
 
     for name in ("random", "tpe"):
@@ -202,8 +216,8 @@ def test_tpe_finds_what_is_good_sooner_than_chance() -> None:
     def best(name: str, seed: int) -> float:
         study = TuneConfig(search=name, scheduler="fifo", num_trials=40, confirm=0)
         study = study.replace(space={"lr": "uniform(0.01, 1)", "momentum": "uniform(0.1, 0.99)"})
-        dimensions = search.parse(study.dimensions(), BASE)
-        plan, course = Plan(study, BASE.replace(seed=seed), dimensions), []
+        base = BASE.replace(seed=seed)
+        plan, course = Plan(study, base, search.sampler(study, base)), []
         while (trial := plan.next()) is not None:
             value = -((trial.sampled["lr"] - 0.3) ** 2) - (trial.sampled["momentum"] - 0.7) ** 2
             course.append(value)
@@ -256,7 +270,7 @@ def test_trials_without_a_result_never_win() -> None:
 
 def test_a_confirmation_without_a_result_does_not_win() -> None:
     space = {"lr": "choice(0.1, 0.2)"}
-    study = TuneConfig(search="grid", space=space, scheduler="fifo", confirm=2, confirm_seeds=2)
+    study = TuneConfig(search="grid", space=space, scheduler="fifo", base=False)
 
     def accuracy(trial: Planned) -> float | None:
         lost = trial.phase == "confirm" and trial.sampled["lr"] == 0.2 and trial.more["seed"] == 1
@@ -267,11 +281,75 @@ def test_a_confirmation_without_a_result_does_not_win() -> None:
     assert plan.winner() == 0
 
 
+@given(
+    name=st.sampled_from(["random", "tpe", "grid"]),
+    scheduler=st.sampled_from(["fifo", "one-rung"]),
+    sizes=st.lists(st.sampled_from([16, 32, 64, 128, 256]), min_size=1, unique=True),
+    rates=st.lists(st.sampled_from([0.01, 0.1, 0.2]), min_size=1, unique=True),
+    more=st.fixed_dictionaries(
+        {"base": st.booleans(), "tries": st.sampled_from([[], ["lr=0.1"], ["lr=0.3"]])}
+    ),
+    confirm=st.none() | st.integers(0, 4),
+)
+@settings(deadline=None, max_examples=60)
+def test_no_configuration_runs_twice_but_to_repeat_it(
+    name: str,
+    scheduler: str,
+    sizes: list[int],
+    rates: list[float],
+    more: dict[str, Any],
+    confirm: int | None,
+) -> None:
+    space = {"batch_size": f"choice({str(sizes)[1:-1]})", "lr": f"choice({str(rates)[1:-1]})"}
+    study = TuneConfig(search=name, scheduler=scheduler, space=space, confirm=confirm, **more)
+    done = Simulation(study, lambda trial: trial.changes["lr"] / trial.changes["batch_size"])
+    seen: dict[Any, list[Planned]] = {}
+    for trial in done.plan.trials:
+        same = search.identity(BASE.replace(**trial.changes))
+        seen.setdefault(same, []).append(trial)
+    assert all(len(trials) == 1 for trials in seen.values())
+    for phase in ("screen", "search"):
+        sampled = [tuple(trial.sampled.items()) for trial in done.of(phase)]
+        assert len(set(sampled)) == len(sampled)
+    again = [(tuple(t.sampled.items()), t.more["seed"]) for t in done.of("confirm")]
+    assert len(set(again)) == len(again)
+
+
+def test_the_base_recipe_is_confirmed_if_asked_to() -> None:
+    # The base recipe's lr is the lowest, and so the worst.
+    for settings_ in ({}, {"scheduler": "fifo"}, {"keep": 2, "confirm": 1}):
+        study = TuneConfig(num_trials=6, confirm_base=True, **settings_)
+        done = Simulation(study)
+        count = (study.confirm or 2) + 1
+        origins = [trial.origin for trial in done.of("confirm")]
+        assert origins == (["sampled"] * (count - 1) + ["base"]) * 2
+        assert len(done.plan.confirmed()) == count
+        counts = {phase: len(done.of(phase)) for phase in done.plan.outline()}
+        assert counts == done.plan.outline()
+        (of_base,) = [i for i in done.plan.confirmed() if done.plan.trials[i].origin == "base"]
+        assert done.plan.base_trial("search") == of_base
+    # Among the best already, it takes no place of its own.
+    best = Simulation(study.replace(confirm=2), lambda trial: -trial.changes["lr"])
+    assert len(best.plan.confirmed()) == 2
+    winner = best.plan.winner()
+    assert winner is not None
+    assert best.plan.trials[winner].origin == "base"
+
+
+def test_how_many_images_a_trial_trains_on_is_its_own() -> None:
+    space = {"train_size": "choice(10000, null)", "lr": "choice(0.1, 0.2)"}
+    study = TuneConfig(search="grid", space=space, scheduler="fifo", base=False)
+    plan = Simulation(study, lambda trial: 0.9 if trial.changes["train_size"] else 0.8).plan
+    assert {plan.images_of(number) for number in plan._of("search")} == {10_000, 50_000}
+    assert {plan.images_of(number) for number in plan._of("final")} == {10_000}
+    assert (plan.images("search"), plan.images("final")) == (50_000, 60_000)
+
+
 def test_tpe_runs_no_more_at_a_time_than_it_looks_past() -> None:
-    dimensions = search.parse(TuneConfig().dimensions(), BASE)
-    assert Plan(TuneConfig(search="tpe"), BASE, dimensions, concurrent=16).concurrent == 4
+    study = TuneConfig(search="tpe")
+    assert Plan(study, BASE, search.sampler(study, BASE), concurrent=16).concurrent == 4
     asked = TuneConfig(search="tpe", max_concurrent=8)
-    assert Plan(asked, BASE, dimensions, concurrent=8).concurrent == 8
+    assert Plan(asked, BASE, search.sampler(asked, BASE), concurrent=8).concurrent == 8
 
 
 @pytest.mark.parametrize(
@@ -286,5 +364,5 @@ def test_tpe_runs_no_more_at_a_time_than_it_looks_past() -> None:
 def test_settings_that_contradict_each_other_are_refused(settings: Any, says: str) -> None:
     study = TuneConfig(**settings)
     with pytest.raises(UserError) as caught:
-        search.check(study, search.parse(study.dimensions(), BASE))
+        search.sampler(study, BASE)
     assert says in str(caught.value)

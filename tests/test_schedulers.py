@@ -16,7 +16,7 @@ BASE = TrainConfig(**STUDY_RECIPE)
 def scheduler_of(name: str, epochs: int = 3) -> Any:
     study = TuneConfig(scheduler=name)
     base = TrainConfig(**{**STUDY_RECIPE, "epochs": epochs})
-    return schedulers.scheduler(Plan(study, base, search.parse(study.dimensions(), base)), {})
+    return schedulers.scheduler(Plan(study, base, search.sampler(study, base)), {})
 
 
 class FakeTrial:
@@ -64,7 +64,7 @@ def test_a_scheduler_knows_what_was_reported_before_its_study_was_resumed(name: 
 
     # Four had reported, of which three had ended; the fourth goes on.
     study = TuneConfig(scheduler=name)
-    plan = Plan(study, BASE, search.parse(study.dimensions(), BASE))
+    plan = Plan(study, BASE, search.sampler(study, BASE))
     reported = {
         number: [{"epoch": 1, "last": False, schedulers.METRIC: accuracy}]
         for number, accuracy in enumerate(accuracies[:4])
@@ -127,14 +127,14 @@ def test_a_population_stays_within_its_space() -> None:
         ({"space": {"batch_size": "choice(64, 128)"}}, "space has batch_size, but the scheduler"),
         ({"search": "tpe"}, "search is tpe, but"),
         ({"time_budget": 60}, "time_budget is 60.0, but the scheduler pbt keeps to none"),
-        ({"search": "grid", "space": {"lr": "choice(0.1)"}}, "needs 2 or more"),
+        ({"search": "grid", "space": {"lr": "choice(0.1)"}}, "needs a population of 2"),
         ({"confirm": 1}, "confirm is 1, but what wins under the scheduler pbt"),
         ({"workers_per_trial": 2}, "trials with 1 worker"),
-        ({"num_trials": 1}, "a population of the scheduler pbt needs 2 or more"),
+        ({"num_trials": 1}, "pbt needs a population of 2"),
     ],
 )
 def test_what_a_population_cannot_do_is_refused(settings: dict[str, Any], says: str) -> None:
     study = TuneConfig(scheduler="pbt", **settings)
     with pytest.raises(UserError) as caught:
-        search.check(study, search.parse(study.dimensions(), BASE))
+        search.sampler(study, BASE)
     assert says in str(caught.value)

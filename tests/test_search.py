@@ -1,6 +1,7 @@
 """Spaces and samplers, without training anything."""
 
 import contextlib
+import itertools
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ BASE = TrainConfig(**STUDY_RECIPE)
 
 
 def test_the_default_spaces_are_valid() -> None:
-    for study, trials in ((TuneConfig(), 6), (TuneConfig(search="grid"), 8)):
-        dimensions = search.parse(study.dimensions(), BASE)
-        assert set(dimensions) == {"dropout", "lr", "momentum"}
-        assert search.trials(study, dimensions) == trials
+    for study, trials in ((TuneConfig(), 6), (TuneConfig(search="grid"), 9)):
+        sampler = search.sampler(study, BASE)
+        assert set(sampler.dimensions) == {"dropout", "lr", "momentum"}
+        assert sampler.count == trials
 
 
 def test_every_kind_of_field_can_be_a_dimension() -> None:
@@ -64,6 +65,10 @@ def test_every_kind_of_field_can_be_a_dimension() -> None:
         ("epochs", "randint(1.5, 3)", "randint takes two whole numbers"),
         ("schedule", "choice(cosine)", "schedule is cosine, but must be one of"),
         ("momentum", "choice(0, 0.9)", "nesterov is on, but momentum is 0"),
+        ("batch_size", "choice(64, 128, 64)", "but 64 is there twice; leave one out"),
+        ("lr", "choice(0.1, 1e-1)", "but 0.1 is there twice"),
+        ("train_size", "choice(1000, 1000.0)", "but 1000 is there twice"),
+        ("precision", "choice(auto, bf16)", "auto is fp32 or bf16, whichever the machine is fast"),
     ],
 )
 def test_a_bad_space_is_refused_before_anything_runs(name: str, text: str, says: str) -> None:
@@ -94,23 +99,23 @@ def test_what_is_sampled_is_accepted(low: float, width: float, kind: str) -> Non
 
 
 def test_randint_includes_both_ends() -> None:
-    assert set(sampled({"epochs": "randint(1, 3)"}, 100)) == {1, 2, 3}
+    assert set(sampled({"batch_size": "randint(1, 3)"}, 100)) == {1, 2, 3}
 
 
 def test_a_grid_is_every_combination() -> None:
     study = TuneConfig(search="grid", space={"lr": "choice(0.1, 0.2)", "dropout": "choice(0, 0.1)"})
-    dimensions = search.parse(study.dimensions(), BASE)
-    assert search.trials(study, dimensions) == 4
-    sampler = search.Sampler(study, dimensions, seed=0)
+    sampler = search.sampler(study.replace(base=False), BASE)
+    assert sampler.count == 4
     variants = [sampler.sample(number, {}) for number in range(4)]
     assert len({(v["lr"], v["dropout"]) for v in variants if v}) == 4
+    assert search.sampler(study, BASE).count == 5
 
 
 def sampled(space: dict[str, str], n: int) -> list[Any]:
     """What random search samples for the one dimension of `space`."""
-    study = TuneConfig(num_trials=n, space=space)
-    sampler = search.Sampler(study, search.parse(space, BASE), seed=0)
-    configurations = [sampler.sample(number, {}) for number in range(n)]
+    study = TuneConfig(num_trials=n, space=space, base=False)
+    sampler = search.sampler(study, BASE)
+    configurations = [sampler.sample(number, {}) for number in range(sampler.count)]
     return [value for each in configurations if each for value in each.values()]
 
 
@@ -119,12 +124,194 @@ def sampled(space: dict[str, str], n: int) -> list[Any]:
     [
         (TuneConfig(search="grid", space={"lr": "uniform(0.1, 0.2)"}), "write lr=choice(a, b, …)"),
         (
-            TuneConfig(search="grid", space={"lr": "choice(0.1, 0.2)"}, num_trials=3),
-            "num_trials is 3, but the grid has 2 combinations",
+            TuneConfig(search="grid", space={"lr": "choice(0.1, 0.2)"}, num_trials=4),
+            "num_trials is 4, but the grid has 2 combinations",
         ),
     ],
 )
 def test_a_grid_that_is_none_is_refused(study: TuneConfig, says: str) -> None:
     with pytest.raises(UserError) as caught:
-        search.trials(study, search.parse(study.dimensions(), BASE))
+        search.sampler(study, BASE)
     assert says in str(caught.value)
+
+
+def walk(sampler: search.Sampler) -> list[dict[str, Any]]:
+    """All configurations of a sampler that hears after each how good it is: the larger the lr and
+    the batch, the better."""
+    accuracies: dict[int, float | None] = {}
+    found = []
+    for number in range(sampler.count):
+        values = sampler.sample(number, accuracies)
+        assert values is not None
+        found.append(values)
+        accuracies[number] = values.get("lr", 0) + values.get("batch_size", 0) / 10_000
+    return found
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe", "grid"])
+@pytest.mark.parametrize("base", [True, False])
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"batch_size": "choice(64, 128, 256)"},
+        {"batch_size": "randint(1, 9)", "schedule": "choice(constant, one-cycle)"},
+        {"nesterov": "choice(true, false)", "momentum": "choice(0, 0.5, 0.9)"},
+        {"rotation": "choice(0, 10)", "augment_until": "choice(0.5, 0.75, 1)"},
+        {"train_size": "choice(null, 50000, 20000)", "batch_norm": "choice(true, false)"},
+    ],
+)
+def test_a_finite_space_is_walked_to_its_end_without_repetition(
+    space: dict[str, str], base: bool, kind: str
+) -> None:
+    if kind == "grid" and "randint" in str(space):
+        space = {**space, "batch_size": "choice(1, 2, 3)"}
+    study = TuneConfig(search=kind, space=space, base=base)
+    if kind != "grid":
+        study = study.replace(num_trials=500)
+    sampler = search.sampler(study, BASE)
+    found = walk(sampler)
+    known = [search.identity(BASE.replace(**values)) for values in found]
+    assert len(set(known)) == len(known) == sampler.count
+    # Every valid combination is there, and the base recipe, whether it is one of them or not.
+    every = set()
+    for values in itertools.product(*(dim.all() for dim in sampler.dimensions.values())):
+        with contextlib.suppress(UserError):
+            named = dict(zip(sampler.dimensions, values, strict=True))
+            every.add(search.identity(BASE.replace(**named)))
+    assert set(known) == every | ({search.identity(BASE)} if base else set())
+    assert found == walk(search.sampler(study, BASE))  # the same seed, the same course
+    if kind != "grid":
+        assert any(f"there are only {len(found)} configurations" in it for it in sampler.remarks)
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe"])
+def test_part_of_a_finite_space_has_no_repetition_either(kind: str) -> None:
+    space = {"batch_size": "randint(1, 100)", "schedule": "choice(constant, one-cycle)"}
+    found = walk(search.sampler(TuneConfig(search=kind, space=space, num_trials=60), BASE))
+    assert len({tuple(values.items()) for values in found}) == 60
+    more = walk(search.sampler(TuneConfig(search=kind, space=space, num_trials=61), BASE))
+    assert kind == "tpe" or more[:60] == found
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe"])
+def test_combinations_that_are_not_valid_are_sampled_around(kind: str) -> None:
+    space = {"nesterov": "choice(true, false)", "momentum": "choice(0, 0.9)"}
+    for more in ({}, {"lr": "uniform(0.01, 0.3)"}):
+        study = TuneConfig(search=kind, space={**space, **more}, num_trials=20)
+        sampler = search.sampler(study, BASE)
+        (remark,) = [remark for remark in sampler.remarks if "left out" in remark]
+        assert remark.startswith("1 of 4 combinations are left out, as they are not valid: ")
+        for values in walk(sampler):
+            BASE.replace(**values)
+    two_workers = BASE.replace(num_workers=2)
+    study = TuneConfig(search=kind, space={"batch_size": "randint(64, 128)"}, num_trials=100)
+    assert sorted(each["batch_size"] for each in walk(search.sampler(study, two_workers))) == [
+        *range(64, 129, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        (
+            {"nesterov": "choice(true)", "momentum": "choice(0)"},
+            "space has 1 combinations, but only 0 are valid: nesterov is on, but momentum is 0",
+        ),
+        (
+            {"batch_size": "choice(100, 200)", "train_size": "randint(1, 50)"},
+            "space has 100 combinations, but only 0 are valid: batch_size is 100, more than the 1",
+        ),
+        (
+            {"batch_size": "choice(200)", "train_size": "choice(50)", "lr": "uniform(0.1, 0.2)"},
+            "only 0 are valid: batch_size is 200, more than the 50 training images",
+        ),
+    ],
+)
+def test_a_space_without_a_valid_configuration_is_refused(space: dict[str, str], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        search.sampler(TuneConfig(space=space), BASE)
+    assert says in str(caught.value)
+
+
+def test_the_base_recipe_and_what_is_to_be_tried_come_first() -> None:
+    tries = ["lr=0.2 momentum=0.9", "weight-decay=0, lr=0.1"]
+    sampler = search.sampler(TuneConfig(tries=tries, num_trials=8), BASE)
+    found = walk(sampler)
+    named = {name: getattr(BASE, name) for name in ("dropout", "lr", "momentum")}
+    assert found[:3] == [
+        named,
+        {**named, "lr": 0.2, "momentum": 0.9},
+        {**named, "lr": 0.1, "weight_decay": 0.0},
+    ]
+    assert [sampler.origin(number) for number in range(8)] == ["base", "try", "try"] + [
+        "sampled"
+    ] * 5
+    # The others are those that would be sampled without them.
+    alone = search.sampler(TuneConfig(base=False, num_trials=5), BASE)
+    assert walk(alone) == found[3:]
+    # What is the base recipe already is not tried twice.
+    same = search.sampler(TuneConfig(tries=[f"lr={BASE.lr}"], num_trials=3), BASE)
+    assert [same.origin(number) for number in range(3)] == ["base", "sampled", "sampled"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lr", "try has lr, but must be like 'lr=0.1 momentum=0.9'"),
+        ("", "try is empty"),
+        ("lr=", "try has lr=, but must be like"),
+        ("lr=20", "try has lr=20: lr is 20, but must be a number, above 0, at most 10"),
+        ("lr=true", "lr is true, but must not be true or false"),
+        ("lr=[1", "try has lr=[1, whose value cannot be read"),
+        ("droput=0.1", "try has droput, but can only have lr, momentum"),
+        ("holdout=1", "try has holdout, but can only have lr, momentum"),
+        ("lr=0.1 lr=0.2", "try has lr twice"),
+        ("momentum=0", "try has momentum=0: nesterov is on, but momentum is 0"),
+        ("seed=3", "try has seed, but a confirmation has seeds of its own"),
+        ("epochs=9", "try has epochs, but the scheduler one-rung"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(text: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        search.sampler(TuneConfig(tries=[text]), BASE)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"num_trials": 1}, "num_trials is 1, which the base recipe takes up"),
+        ({"num_trials": 2, "tries": ["lr=0.1", "lr=0.2"]}, "base and try name 3 already"),
+        ({"base": False, "confirm_base": True}, "the base recipe is left out"),
+        ({"confirm": 0, "confirm_base": True}, "confirm_base is True, but confirm is 0"),
+        ({"space": {"precision": "choice(fp32, bf16)"}}, "the base recipe's is auto"),
+    ],
+)
+def test_a_base_recipe_that_has_no_place_is_refused(settings: Any, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        search.sampler(TuneConfig(**settings), BASE)
+    assert says in str(caught.value)
+
+
+def test_tpe_learns_from_the_base_recipe_and_from_what_was_tried() -> None:
+    space = {"lr": "loguniform(0.02, 0.3)", "batch_size": "choice(64, 256)"}
+    # An lr below the range, a batch that is no choice, and a field that is no dimension.
+    tries = ["lr=0.2 batch_size=64", "weight_decay=0 batch_size=64"]
+    study = TuneConfig(search="tpe", space=space, tries=tries, num_trials=12)
+    sampler = search.sampler(study, BASE)
+    walk(sampler)
+    seen = [trial.params for trial in sampler.optuna.trials if trial.value is not None]
+    assert {"lr": BASE.lr} in seen
+    assert {"lr": 0.2, "batch_size": 64} in seen
+    assert len(seen) == sampler.told - 1  # the one with another weight decay is left out
+    known = {"lr": BASE.lr}, {"lr": 0.2, "batch_size": 64}
+    assert all(0.02 <= each["lr"] <= 0.3 for each in seen if each not in known)
+
+
+def test_tpe_keeps_to_the_space_when_it_knows_something_outside_of_it() -> None:
+    space = {"lr": "loguniform(0.02, 0.3)", "batch_size": "randint(64, 256)"}
+    base = BASE.replace(lr=0.001, batch_size=512)
+    study = TuneConfig(search="tpe", space=space, num_trials=40)
+    for values in walk(search.sampler(study, base))[1:]:
+        assert 0.02 <= values["lr"] <= 0.3
+        assert 64 <= values["batch_size"] <= 256

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 4, 16, 64, 256])
     args = parser.parse_args()
     study, base = TuneConfig(num_trials=args.trials), TrainConfig(**STUDY_RECIPE)
-    plan = Plan(study, base, search.parse(study.dimensions(), base))
+    plan = Plan(study, base, search.sampler(study, base))
     outline = plan.outline()
     rows = []
     for workers in args.workers:
