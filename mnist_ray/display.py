@@ -133,6 +133,9 @@ def recipe(config: TrainConfig, without: Container[str] = ()) -> str:
     for name in ("weight_decay", "label_smoothing", "dropout", "rotation", "shift", "scale"):
         value = getattr(config, name)
         parts[name] = f"{name.replace('_', ' ')} {value:g}" if value else ""
+    parts["batch_norm"] = "" if config.batch_norm else "no batch norm"
+    parts["precision"] = "" if config.precision == "auto" else config.precision
+    parts["train_size"] = f"{config.train_size:,} images" if config.train_size else ""
     augments = config.rotation or config.shift or config.scale
     if augments and config.augment_until < 1:
         parts["augment_until"] = f"augment until {config.augment_until:g}"

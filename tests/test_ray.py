@@ -179,14 +179,14 @@ def test_without_confirmation_the_best_trial_is_scored_once(storage: Path, mnist
 def test_a_population_copies_its_best(storage: Path, mnist: Mnist) -> None:
     flags = [*SMALL, "--epochs", "4", "--num-trials", "4", "--scheduler", "pbt"]
     # At the lowest rates nothing is learned, so that their trials must go on as others.
-    flags = [*flags, "--space", "lr=choice(1e-6, 0.1)", "--schedule", "constant", "--seed", "1"]
+    flags = [*flags, "--space", "lr=choice(1e-6, 2e-6, 0.05, 0.1)", "--schedule", "constant"]
     assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "pbt"]) == 0
     rows, epochs = table(storage / "pbt"), table(storage / "pbt", tables.EPOCHS)
     assert [(row["phase"], row["status"]) for row in rows] == [("search", "ok")] * 4
     assert [row["epoch"] for row in epochs] == [1, 2, 3, 4] * 4
     first = {row["trial"]: row["lr"] for row in epochs if row["epoch"] == 1}
     last = {row["trial"]: row["lr"] for row in epochs if row["epoch"] == 4}
-    assert set(first.values()) == {1e-6, 0.1}
+    assert set(first.values()) == {1e-6, 2e-6, 0.05, 0.1}
     assert sum(first[number] != last[number] for number in first) >= 1
     for row in rows:
         assert_checkpoint_scores_what_the_table_says(storage / "pbt", row, mnist)
@@ -220,6 +220,7 @@ def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:
         "fifo",
         "--confirm",
         "0",
+        "--no-base",
     ]
     # A weight decay of 1 times a rate of 10 turns each weight into -9 times itself, at every step.
     wild = ["--weight-decay", "1", "--no-batch-norm", "--schedule", "constant", "--epochs", "3"]
@@ -244,30 +245,44 @@ def test_a_study_in_which_all_diverge_has_no_winner(
     storage: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     space = ["--space", "lr=choice(9, 10)", "--search", "grid", "--weight-decay", "1"]
-    space = [*space, "--scheduler", "asha"]
+    space = [*space, "--scheduler", "asha", "--no-base"]
     flags = [*SMALL, "--batch-size", "10", "--no-batch-norm", "--schedule", "constant", *space]
     assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "all"]) == 1
     assert "no trial has a result (diverged: )" in capfd.readouterr().err
     assert [row["status"] for row in table(storage / "all")] == ["diverged"] * 2
 
 
-def test_a_trial_that_fails_is_recorded_and_stops_no_other(
+def test_what_is_not_valid_together_is_not_begun(
     storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # Each value is valid by itself, and one combination is not.
     space = ["--space", "batch_size=choice(50, 200)", "--space", "train_size=choice(100, 300)"]
     flags = ["--holdout", "101", "--batch-size", "50", "--epochs", "1", "--search", "grid", *space]
-    flags = [*flags, "--scheduler", "fifo", "--confirm", "0"]
-    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "some"]) == 0
+    flags = [*flags, "--no-base", "--try", "lr=0.3 train_size=100 batch_size=50"]
+    flags = [*flags, "--confirm-seeds", "1", "--storage", str(storage), "--name", "some"]
+    assert errors.run(tune.main, flags) == 0
     rows = table(storage / "some")
-    failed = [row for row in rows if row["status"] == "failed"]
+    assert {row["status"] for row in rows} == {"ok"}
+    searched = [row for row in rows if row["phase"] == "search"]
+    assert [(row["batch_size"], row["train_size"], row["lr"]) for row in searched] == [
+        (50, 100, 0.3),
+        (50, 100, 0.01),
+        (50, 300, 0.01),
+        (200, 300, 0.01),
+    ]
+    assert [row["origin"] for row in searched] == ["try", *["sampled"] * 3]
+    (best,) = [row for row in rows if row["winner"]]
+    (final,) = [row for row in rows if row["phase"] == "final"]
+    assert final["repeats"] == best["trial"]
+    shown = capfd.readouterr().out
+    assert "1 of 4 combinations are left out, as they are not valid: batch_size is 200" in shown
+    assert f"trained on {best['train_size']} images" in shown
+    recipe = read_yaml(storage / "some" / "best.yaml")
+    assert [recipe[name] for name in ("train_size", "batch_size", "lr")] == [
+        best[name] for name in ("train_size", "batch_size", "lr")
+    ]
     for row in rows:
-        if row["status"] == "ok":
-            assert_checkpoint_scores_what_the_table_says(storage / "some", row, mnist)
-    assert sorted(row["status"] for row in rows) == ["failed", "ok", "ok", "ok"]
-    assert [(row["batch_size"], row["train_size"]) for row in failed] == [(200, 100)]
-    assert "batch_size is 200, more than the 100 training images" in failed[0]["error"]
-    assert failed[0]["error"] in capfd.readouterr().out
+        assert_checkpoint_scores_what_the_table_says(storage / "some", row, mnist)
 
 
 def test_trials_that_launch_workers_give_their_cpus_back_when_stopped(
@@ -278,7 +293,7 @@ def test_trials_that_launch_workers_give_their_cpus_back_when_stopped(
         [
             *(sys.executable, "-m", "mnist_ray.tune", *SMALL),
             *("--workers-per-trial", "2", "--epochs", "2", "--search", "grid"),
-            *("--scheduler", "asha", "--train-size", "2000", "--confirm", "0"),
+            *("--scheduler", "asha", "--train-size", "2000", "--confirm", "0", "--no-base"),
             *("--space", "lr=choice(0.1, 1e-6, 2e-6)", "--momentum", "0.5"),
             *("--storage", str(storage), "--name", "nested"),
         ],
@@ -347,7 +362,7 @@ def hold():
 ray.get(hold.remote())
 """
     flags = [*SMALL, "--epochs", "1", "--storage", str(storage)]
-    flags += ["--num-trials", "1"] if command == tune.main else []
+    flags += ["--num-trials", "1", "--no-base"] if command == tune.main else []
     other = [sys.executable, "-u", "-c", code]
     with subprocess.Popen(other, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as holding:
         assert holding.stdout

@@ -215,7 +215,7 @@ def command(*flags: str) -> tuple[float, list[tuple[float, str]]]:
 def overhead_per_trial(storage: str) -> list[tuple[str, str, str]]:
     """Of trials that train on ten images: what every further one adds to a study."""
     nothing = ["--train-size", "10", "--holdout", "10", "--batch-size", "10", "--epochs", "1"]
-    all_alike = ["--scheduler", "fifo", "--confirm", "0"]
+    all_alike = ["--scheduler", "fifo", "--confirm", "0", "--no-base"]
     flags = ["mnist_ray.tune", *nothing, *all_alike, "--storage", storage]
 
     def per_trial(few: int, many: int, *more: str) -> str:
