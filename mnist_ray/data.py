@@ -5,7 +5,6 @@ whole set is 55 MB, so there is no DataLoader: a batch is an index into one tens
 """
 
 import hashlib
-import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mnist_ray.config import TrainConfig
 from mnist_ray.fetch import FILES, fetch
 
 MEAN, STD = 0.1307, 0.3081
@@ -153,28 +150,6 @@ def derive_seed(*key: int) -> int:
 def normalise(images: Tensor) -> Tensor:
     """uint8 (b, 28, 28) to float32 (b, 1, 28, 28) of mean 0 and variance 1 over MNIST."""
     return images.unsqueeze(1).float().sub_(255 * MEAN).div_(255 * STD)
-
-
-def augment(images: Tensor, config: TrainConfig, rng: torch.Generator) -> Tensor:
-    """Rotate, resize and move each image by its own random amount; (b, 1, 28, 28), any device.
-
-    Each amount is uniform within plus or minus its field of the config. What comes in from outside
-    is background.
-    """
-    if not (config.rotation or config.shift or config.scale):
-        return images
-    amount = torch.rand(4, len(images), generator=rng).mul_(2).sub_(1).to(images.device)
-    angle = amount[0] * math.radians(config.rotation)
-    zoom = 1 / (1 + amount[1] * config.scale)
-    # grid_sample's coordinates run from -1 to 1 over 28 pixels: a pixel is 2 / 28.
-    move = amount[2:] * config.shift * 2 / 28
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    matrix = torch.stack(
-        [torch.stack([cos, -sin, move[0]], 1), torch.stack([sin, cos, move[1]], 1)], 1
-    )
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    background = -MEAN / STD  # grid_sample pads with 0, which is not the normalised background
-    return F.grid_sample(images - background, grid, align_corners=False) + background
 
 
 def _part(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Part:

@@ -14,10 +14,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnist_ray import data
+from mnist_ray import data, model, recipe
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Part, Splits
-from mnist_ray.model import build
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the loss is finite; a GPU would be waited for at each."""
@@ -39,120 +38,118 @@ def fit(
     config: TrainConfig,
     splits: Splits,
     *,
+    network: Callable[[TrainConfig], nn.Module] = model.build,
+    loss: Callable[[TrainConfig, Tensor, Tensor], Tensor] = recipe.loss,
+    optimizer: Callable[..., torch.optim.Optimizer] = recipe.optimizer,
+    schedule: Callable[[TrainConfig, int, int], float] = recipe.learning_rate,
+    augment: Callable[[TrainConfig, Tensor, torch.Generator], Tensor] = recipe.augment,
     device: torch.device | None = None,
     rank: int = 0,
     world_size: int = 1,
-    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
     on_step: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
     on_epoch: Callable[[Metrics, State], None] = lambda metrics, state: None,
     start: State | None = None,
-) -> nn.Sequential:
+) -> nn.Module:
     """Train, and after each epoch score and report. Returns the trained network.
+
+    `network`, `loss`, `optimizer`, `schedule` and `augment` are what the recipe says, unless others
+    are handed in; `recipe` and `model` have their signatures and what each must return. A network
+    takes float32 images (b, 1, 28, 28) and returns log-probabilities (b, 10).
 
     `on_epoch` gets the epoch's metrics and the state to resume from: pass that as `start`, and the
     run ends with the same bits as one that was never interrupted. Stops early, after reporting,
     when the loss is no longer finite.
     """
+    # Set up: the same first weights on every worker.
     device = device or torch.device("cpu")
-    torch.manual_seed(data.derive_seed(config.seed))  # the same first weights on every worker
-    model = build(config)
+    torch.manual_seed(data.derive_seed(config.seed))
+    net = network(config)
     if start:
-        model.load_state_dict(start["model"])
-    model = model.to(device)
-    parallel = wrap(model)
+        net.load_state_dict(start["model"])
+    net = net.to(device)
+    parallel = wrap(net)
+    opt = optimizer(config, net.parameters())
+    if start:
+        _load(opt, start["optimizer"])
     arithmetic = resolve_precision(config.precision, device)
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, or fp32 would not be what it says,
     torch.backends.cudnn.deterministic = True  # and a resumed run would end with other bits
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    if start:
-        optimizer.load_state_dict(start["optimizer"])
-        for group in optimizer.param_groups:  # pbt goes on with other values than it saved
-            group |= {"momentum": config.momentum, "weight_decay": config.weight_decay}
     splits = splits.to(device)
     n = len(splits.train.indices)
     steps = data.steps_per_epoch(n, config.batch_size, world_size)
+    total_steps = config.epochs * steps
 
     for epoch in range(start["epoch"] + 1 if start else 1, config.epochs + 1):
+        # Train. Randomness is a function of (seed, epoch, rank): nothing to save, or to restore.
         began = time.perf_counter()
-        # Randomness is a function of (seed, epoch, rank): nothing to save, nothing to restore.
         torch.manual_seed(data.derive_seed(config.seed, epoch, rank, 0))
-        augment_rng = data.generator(config.seed, epoch, rank, 1)
+        rng = data.generator(config.seed, epoch, rank, 1)
         totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, count
         parallel.train()
-        batches = data.batches(
-            n,
-            config.batch_size,
-            seed=config.seed,
-            epoch=epoch,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-        )
-        for step, (positions, global_size) in enumerate(batches):
-            now, total = (epoch - 1) * steps + step, config.epochs * steps
+        for step, (positions, global_size) in enumerate(
+            data.batches(
+                n,
+                config.batch_size,
+                seed=config.seed,
+                epoch=epoch,
+                rank=rank,
+                world_size=world_size,
+                device=device,
+            )
+        ):
+            now = (epoch - 1) * steps + step
             images, labels = splits.train.take(positions)
-            if now < config.augment_until * total:
-                images = data.augment(images, config, augment_rng)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, now, total)
+            if now < config.augment_until * total_steps:
+                images = augment(config, images, rng)
             # Weights and batch norm stay float32; autocast only computes with less.
             with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic == "bf16"):
                 log_probs = parallel(images)
-            loss = _loss(log_probs, labels, config.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
+            summed = loss(config, log_probs, labels)
+            for group in opt.param_groups:
+                group["lr"] = schedule(config, now, total_steps)
+            opt.zero_grad(set_to_none=True)
             # The workers' gradients are averaged. Their shares of a batch may differ by an image,
             # so each loss is a sum, divided by what makes that average the batch's mean.
-            (loss * (world_size / global_size)).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            (summed * (world_size / global_size)).backward()  # type: ignore[no-untyped-call]
+            opt.step()
             with torch.no_grad():
                 right = (log_probs.argmax(1) == labels).sum()
-                totals += torch.stack([loss.detach(), right, right.new_tensor(len(labels))])
+                totals += torch.stack([summed.detach(), right, right.new_tensor(len(labels))])
             on_step(epoch, step + 1, steps)
             # Workers would have to agree on stopping, so more than one go on to the epoch's end.
             if world_size == 1 and step % CHECK_EVERY == 0 and not totals[0].isfinite():
                 break
-
         loss_sum, right_sum, count = _sum_over_workers(totals, world_size).tolist()
-        _average_buffers(model, world_size)
+        _average_buffers(net, world_size)
         train_seconds = time.perf_counter() - began
-        score = evaluate(model, splits.score, rank=rank, world_size=world_size)
+
+        # Score.
+        score = evaluate(net, splits.score, rank=rank, world_size=world_size)
+        score_seconds = time.perf_counter() - began - train_seconds
+
+        # Report.
+        finite = math.isfinite(loss_sum) and math.isfinite(score.loss)
         metrics = {
             "epoch": epoch,
-            "lr": optimizer.param_groups[0]["lr"],
+            "lr": opt.param_groups[0]["lr"],
             "train_loss": loss_sum / count,
             "train_accuracy": right_sum / count,
             f"{splits.scored_on}_loss": score.loss,
             f"{splits.scored_on}_accuracy": score.accuracy,
             "train_seconds": train_seconds,
-            "score_seconds": time.perf_counter() - began - train_seconds,
+            "score_seconds": score_seconds,
             "images_per_second": count / train_seconds,
             "arithmetic": arithmetic,
             "workers": world_size,
+            "last": epoch == config.epochs or not finite,
         }
-        finite = math.isfinite(metrics["train_loss"]) and math.isfinite(score.loss)
-        metrics["last"] = epoch == config.epochs or not finite
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-        on_epoch(metrics, state)
+        on_epoch(
+            metrics, {"model": net.state_dict(), "optimizer": opt.state_dict(), "epoch": epoch}
+        )
         if metrics["last"]:
             break
-    return model
-
-
-def learning_rate(config: TrainConfig, step: int, total_steps: int) -> float:
-    """The rate at `step` of `total_steps`. One-cycle rises linearly over the first quarter of the
-    run and falls linearly to nearly 0 (after Smith, arXiv:1708.07120).
-    """
-    if config.schedule == "constant":
-        return config.lr
-    done = (step + 1) / (total_steps + 1)
-    return config.lr * min(done / 0.25, (1 - done) / 0.75)
+    return net
 
 
 def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1) -> Score:
@@ -196,13 +193,16 @@ def _predictions(
             yield model(images), labels
 
 
-def _loss(log_probs: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Summed over the batch. With smoothing s, the target is 1 - s on the label and s spread evenly
-    over all ten classes (Szegedy et al., arXiv:1512.00567, section 7)."""
-    loss = F.nll_loss(log_probs, labels, reduction="sum")
-    if smoothing:
-        loss = (1 - smoothing) * loss - smoothing * log_probs.mean(dim=1).sum()
-    return loss
+def _load(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Give `optimizer` the momentum of `state`, and leave it its own settings: a trial of a
+    population goes on with other ones than it saved."""
+    settings = [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group |= own
 
 
 def _sum_over_workers(totals: Tensor, world_size: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mnist_ray import data, engine, model, process
+from mnist_ray import data, engine, model, process, recipe
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Mnist
 
@@ -152,11 +152,11 @@ def test_auto_is_bf16_only_where_it_is_native(able: bool, monkeypatch: pytest.Mo
 
 class TestSchedule:
     def test_constant_is_constant(self) -> None:
-        assert {engine.learning_rate(TrainConfig(lr=0.3), step, 10) for step in range(10)} == {0.3}
+        assert {recipe.learning_rate(TrainConfig(lr=0.3), step, 10) for step in range(10)} == {0.3}
 
     def test_one_cycle_rises_to_its_peak_and_falls_to_nearly_zero(self) -> None:
         config = TrainConfig(lr=0.4, schedule="one-cycle")
-        rates = [engine.learning_rate(config, step, 999) for step in range(999)]
+        rates = [recipe.learning_rate(config, step, 999) for step in range(999)]
         peak = rates.index(max(rates))
         assert peak == 249
         assert max(rates) == pytest.approx(0.4)
@@ -167,7 +167,7 @@ class TestSchedule:
     @pytest.mark.parametrize("steps", [1, 2, 3])
     def test_one_cycle_of_very_few_steps_stays_within_bounds(self, steps: int) -> None:
         config = TrainConfig(lr=0.4, schedule="one-cycle")
-        assert all(0 < engine.learning_rate(config, s, steps) <= 0.4 for s in range(steps))
+        assert all(0 < recipe.learning_rate(config, s, steps) <= 0.4 for s in range(steps))
 
 
 # Two processes. What they run must be importable, so it is at the top level.
