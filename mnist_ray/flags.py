@@ -41,10 +41,11 @@ def parse(
         _add_flag(parser, name, cls.model_fields[name], defaults)
     flags = vars(parser.parse_args(argv))
     recipe = flags.pop("config")
-    given = read_yaml(storage.place("config", recipe)) if recipe else {}
+    texts = [name for name, cls in owners.items() if _is_text(cls.model_fields[name])]
+    given = read_yaml(storage.place("config", recipe), texts) if recipe else {}
     given |= {name: value for name, value in flags.items() if value is not None}
     if flags.get("space"):
-        given["space"] = dict(_dimension(text) for text in flags["space"])
+        given["space"] = _space(flags["space"])
     if unknown := sorted(set(given) - set(owners)):
         raise UserError(
             f"{shown(unknown[0])} in {recipe} is not a field; the fields are {', '.join(owners)}."
@@ -95,9 +96,7 @@ def _add_flag(
     limits = bounds(field)
     text = f"{field.description} ({limits + '; ' if limits else ''}default: {shown})"
     flag = f"--{name.replace('_', '-')}"
-    kinds = (
-        typing.get_args(field.annotation) if _is_union(field.annotation) else (field.annotation,)
-    )
+    kinds = _kinds(field)
     if bool in kinds:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
     elif typing.get_origin(field.annotation) is dict:
@@ -113,12 +112,25 @@ def _add_flag(
         parser.add_argument(flag, metavar=kind, help=text.replace("%", "%%"))
 
 
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+def _kinds(field: Any) -> tuple[Any, ...]:
+    """The types that a field can have."""
+    is_union = typing.get_origin(field.annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(field.annotation) if is_union else (field.annotation,)
 
 
-def _dimension(text: str) -> tuple[str, str]:
-    name, equals, spec = text.partition("=")
-    if not equals:
-        raise UserError(f"space is {shown(text)!r}, but must be like lr=loguniform(0.003,0.3).")
-    return name.strip().replace("-", "_"), spec.strip()
+def _is_text(field: Any) -> bool:
+    return any(kind in (str, Path) for kind in _kinds(field))
+
+
+def _space(texts: Sequence[str]) -> dict[str, str]:
+    """The dimensions, by the names of their fields; raises UserError."""
+    space: dict[str, str] = {}
+    for text in texts:
+        name, equals, spec = text.partition("=")
+        if not equals:
+            raise UserError(f"space is {shown(text)!r}, but must be like lr=loguniform(0.003,0.3).")
+        name = name.strip().replace("-", "_")
+        if name in space:
+            raise UserError(f"space has {shown(name)} twice; give it once.")
+        space[name] = spec.strip()
+    return space

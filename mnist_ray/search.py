@@ -1,6 +1,5 @@
 """Search spaces as people write them, and configurations out of them. Without Ray."""
 
-import contextlib
 import itertools
 import math
 import re
@@ -9,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import optuna
-import yaml
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -20,7 +18,7 @@ from optuna.samplers import RandomSampler, TPESampler
 
 from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.fields import UNREADABLE, shown
+from mnist_ray.fields import UNREADABLE, parse_yaml, shown
 
 TPE_LAG = 4
 """Trials that tpe looks past, unless more are to run at a time."""
@@ -75,7 +73,7 @@ def _parse_one(name: str, text: str) -> Dimension:
         )
     kind = match[1]
     try:
-        values = [_read(value) for value in yaml.safe_load(f"[{match[2]}]")]
+        values = parse_yaml(f"[{match[2]}]")
     except UNREADABLE:
         values = []
     if not values or any(isinstance(value, (list, dict)) for value in values):
@@ -92,14 +90,6 @@ def _parse_one(name: str, text: str) -> Dimension:
     if kind == "randint" and not (isinstance(low, int) and isinstance(high, int)):
         raise UserError(f"{wrong}randint takes two whole numbers.")
     return Dimension(kind, (low, high))
-
-
-def _read(value: Any) -> Any:
-    """YAML takes 1e-3 for text; people do not."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)
-    return value
 
 
 def _is_number(value: Any) -> bool:
