@@ -95,12 +95,14 @@ def _add_flag(
     )
     limits = bounds(field)
     text = f"{field.description} ({limits + '; ' if limits else ''}default: {shown})"
+    if typing.get_origin(field.annotation) is dict:
+        text = f"{field.description} Give it once per dimension."
+    text = text.replace("%", "%%")  # argparse formats it
     flag = f"--{name.replace('_', '-')}"
     kinds = _kinds(field)
     if bool in kinds:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
     elif typing.get_origin(field.annotation) is dict:
-        text = f"{field.description} Give it once per dimension."
         parser.add_argument(flag, action="append", metavar="NAME=SPACE", help=text)
     elif typing.get_origin(field.annotation) is typing.Literal:
         choices = "|".join(typing.get_args(field.annotation))
@@ -109,7 +111,7 @@ def _add_flag(
         kind = {int: "N", float: "X", Path: "DIR", Seconds: "TIME"}.get(kinds[0], "NAME")
         kind = "DIR|URI" if name == "storage" else kind
         # Values stay text here: the config class turns them into numbers and checks them.
-        parser.add_argument(flag, metavar=kind, help=text.replace("%", "%%"))
+        parser.add_argument(flag, metavar=kind, help=text)
 
 
 def _kinds(field: Any) -> tuple[Any, ...]:

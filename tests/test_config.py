@@ -1,13 +1,15 @@
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
+from pydantic import Field
 
 from mnist_ray import flags, search
 from mnist_ray.config import STUDY_RECIPE, RunConfig, TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.fields import bounds, parse_yaml, read_yaml
+from mnist_ray.fields import Config, bounds, parse_yaml, read_yaml
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -209,6 +211,28 @@ def test_settings_that_were_written_are_read_again(tmp_path: Path) -> None:
         file = tmp_path / "settings.yaml"
         file.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
         assert type(config)(**read_yaml(file)) == config
+
+
+class Percent(Config):
+    """Every kind of field that flags are made of, with what argparse would format."""
+
+    switch: bool = Field(True, description="100 % on, %d.")
+    kind: Literal["5%", "%s"] = Field("5%", description="How many %.")
+    table: dict[str, str] = Field({}, description="A % of it, 100%.")
+    text: str = Field("%(prog)s", description="50% %s.")
+    number: float | None = Field(None, ge=0, description="In %(default)s %.")
+
+
+def test_a_per_cent_sign_in_a_description_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        flags.parse(["--help"], "train", Percent, RunConfig, description="99.4 % of %s in 20 %.")
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "99.4 % of %s in 20 %." in text
+    assert "(default: %(prog)s)" in text
+    assert "%%" not in text
+    for field in Percent.model_fields.values():
+        assert str(field.description) in text
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
