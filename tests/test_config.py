@@ -55,6 +55,9 @@ def test_a_bad_value_is_named_with_its_bound(field: str, value: object, says: st
         ({"batch_size": 65, "num_workers": 2}, "2 workers cannot share"),
         ({"batch_size": 128, "train_size": 100}, "more than the 100 training images"),
         ({"nesterov": True, "momentum": 0}, "nesterov is on, but momentum is 0"),
+        ({"batch_size": 1, "num_workers": "1:2"}, "batch_size is 1, fewer images than num_workers"),
+        ({"batch_size": 7, "num_workers": 8, "min_workers": 1}, "than num_workers, 8, and each"),
+        ({"num_workers": "1:4", "min_workers": 2}, "num_workers is 1:4, but min_workers is 2"),
     ],
 )
 def test_fields_that_disagree_are_refused(changes: dict, says: str) -> None:

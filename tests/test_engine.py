@@ -234,3 +234,17 @@ def test_two_workers_are_one_with_the_same_global_batch(small: Mnist, tmp_path: 
         for key in ("train_loss", "test_loss"):
             assert one["metrics"][key] == pytest.approx(alone["metrics"][key], abs=1e-6)
     assert torch.equal(both[0]["weights"], both[1]["weights"])
+
+
+def test_two_workers_train_where_there_is_hardly_an_image_for_each(
+    small: Mnist, tmp_path: Path
+) -> None:
+    # Two batches of one image each, a fifth image that is left out, and one scored by one of them.
+    config = TrainConfig(batch_size=2, num_workers=2, train_size=5, holdout=1, epochs=1)
+    torch.multiprocessing.spawn(worker, (str(tmp_path), config, small), nprocs=2)
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert torch.equal(both[0]["weights"], both[1]["weights"])
+    assert both[0]["metrics"]["holdout_accuracy"] in (0, 1)
+    for name in ("train_loss", "holdout_loss", "holdout_accuracy"):
+        assert both[0]["metrics"][name] == both[1]["metrics"][name]
+        assert math.isfinite(both[0]["metrics"][name])
