@@ -30,17 +30,15 @@ class Begun(NamedTuple):
 
 def begun(study: Place, ended: Container[int]) -> dict[int, Begun]:
     """The trials that had begun, by their numbers."""
-    pattern = "trial_[0-9][0-9][0-9][0-9][0-9]*"
-    places = [*study.glob(pattern), *(study / runs.WORKERS).glob(pattern)]
-    numbers = {int(path.name[6:11]) for path in places}  # of trial_00012, trial_00012-2
-    found = {number: trial(study, number) for number in sorted(numbers) if number not in ended}
+    numbers = sorted(runs.trial_numbers(study))
+    found = {number: trial(study, number) for number in numbers if number not in ended}
     return {number: each for number, each in found.items() if each}
 
 
 def trial(study: Place, number: int) -> Begun | None:
     """What a trial has saved so far."""
     folders = runs.trial_folders(study, number)
-    saved = checkpoint.whole(path for folder in folders for path in folder.glob("checkpoint_*"))
+    saved = checkpoint.whole(path for folder in folders for path in checkpoint.folders(folder))
     if not saved:
         return None
     newest = list(saved.values())[-1]

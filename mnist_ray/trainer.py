@@ -102,11 +102,11 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
                         write(status="failed", error=str(error) or "interrupted")
                 show.stopped(runs.resume_command(folder, run, "train"))
                 raise
-    saved = checkpoint.whole(folder.glob("checkpoint_*"))
+    saved = checkpoint.whole(checkpoint.folders(folder))
     places = {each.state["epoch"]: path for path, each in saved.items()}
     last = places[epochs[-1]["epoch"]]
     kept = {last, places[tables.best_epoch(epochs, splits.scored_on)["epoch"]]}
-    for path in folder.glob("checkpoint_*"):
+    for path in checkpoint.folders(folder):
         if path.is_dir() and path not in kept:  # Ray Train knows none from before an interruption
             storage.remove(path)
     for epoch in epochs:

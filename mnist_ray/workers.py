@@ -84,7 +84,7 @@ def _before(folder: Place) -> Checkpoint | None:
     and reported, or if that cannot be read the newest that can."""
     noted = ray.train.get_checkpoint()
     saved = checkpoint.whole([folder / Path(noted.path).name] if noted else [])
-    saved = saved or checkpoint.whole(folder.glob("checkpoint_*"))
+    saved = saved or checkpoint.whole(checkpoint.folders(folder))
     return next(reversed(saved.values()), None)
 
 

@@ -48,8 +48,8 @@ MAY_IMPORT = {
     "schedulers": {"plan", "runs", "search", "storage", "tables"},
     "tracking": {"errors"},
     "recorder": {
-        *("config", "display_study", "errors", "resources", "resume", "runs", "schedulers"),
-        *("storage", "tables"),
+        *("checkpoint", "config", "display_study", "errors", "resources", "resume", "runs"),
+        *("schedulers", "storage", "tables"),
     },
     "trainer": {
         *("checkpoint", "cluster", "config", "data", "display", "errors", "model", "resources"),

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mnist_ray import checkpoint, errors, resume, runs, tables, train, tune
+from mnist_ray import checkpoint, errors, resume, runs, storage, tables, train, tune
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import RunConfig, TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.model import build
+from mnist_ray.storage import Place
 
 CONFIG = TrainConfig(epochs=4, holdout=100)
 
@@ -49,6 +50,72 @@ def test_a_trial_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
         None,
         "workers/trial_00004/checkpoint_1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("trial_00000", 0),
+        ("trial_00012-2", 12),
+        ("trial_99999", 99_999),
+        ("trial_100000", 100_000),
+        ("trial_100000-13", 100_000),
+        *[(name, None) for name in ("trial_notes", "trial_12", "trial_00012_old", "trial_")],
+        *[(name, None) for name in ("trial_000012", "trial_00012-", "trial_00012-a")],
+        *[(name, None) for name in ("my_trial_00012", "trial_00012-2-3", "trial_00012.bak")],
+    ],
+)
+def test_a_folders_name_tells_its_trial(name: str, number: int | None) -> None:
+    assert runs.trial_number(name) == number
+
+
+def test_trials_of_five_and_of_six_digits_are_told_apart(home: Place) -> None:
+    numbers = (1, 10_000, 99_999, 100_000, 1_000_000)
+    for number in numbers:
+        assert runs.trial_number(runs.trial_name(number)) == number
+    for name in (
+        *map(runs.trial_name, numbers),
+        *("trial_10000-1", "trial_10000-3", "trial_100000-1", "trial_10000_notes", "trial_notes"),
+    ):
+        storage.make(home / name)
+        storage.write(home / name / "file", b"")
+    storage.make(home / runs.WORKERS / "trial_10000")
+    storage.write(home / runs.WORKERS / "trial_10000" / "file", b"")
+    storage.make(home / runs.WORKERS / "trial_100000")
+    storage.write(home / runs.WORKERS / "trial_100000" / "file", b"")
+    storage.write(home / "trial_00001-1", b"")  # a file
+    found = {
+        number: sorted(storage.relative(path, home) for path in runs.trial_folders(home, number))
+        for number in numbers
+    }
+    assert found == {
+        1: ["trial_00001"],
+        10_000: ["trial_10000", "trial_10000-1", "trial_10000-3", "workers/trial_10000"],
+        99_999: ["trial_99999"],
+        100_000: ["trial_100000", "trial_100000-1", "workers/trial_100000"],
+        1_000_000: ["trial_1000000"],
+    }
+    assert runs.trial_numbers(home) == set(numbers)
+    # What is there is never filled by another trial of Tune's.
+    assert runs.new_trial_folder(home, 10_000) == "trial_10000-2"
+    assert runs.new_trial_folder(home, 100_000) == "trial_100000-2"
+    assert runs.new_trial_folder(home, 1) == "trial_00001-2"
+    assert runs.new_trial_folder(home, 2) == "trial_00002"
+
+
+def test_trial_100000_goes_on_as_itself(tmp_path: Path) -> None:
+    save(tmp_path / "trial_100000" / "checkpoint_000000", 1)
+    save(tmp_path / "trial_10001" / "checkpoint_000000", 2)
+    save(tmp_path / "trial_notes" / "checkpoint_000000", 3)
+    begun = resume.begun(tmp_path, ended={10_000})
+    assert {number: len(each.epochs) for number, each in begun.items()} == {10_001: 2, 100_000: 1}
+
+
+def test_what_somebody_put_beside_the_checkpoints_is_none_of_them(tmp_path: Path) -> None:
+    ours = ["checkpoint_000000", "checkpoint_2026-11-26_10-00-00.123456"]
+    for name in (*ours, "checkpoint_best", "checkpoint_"):
+        (tmp_path / name).mkdir()
+    assert sorted(path.name for path in checkpoint.folders(tmp_path)) == ours
 
 
 def test_the_epochs_of_trials_that_did_not_end_are_left_to_their_checkpoints(
