@@ -12,6 +12,11 @@ TRAIN_IMAGES = 60_000
 """Images in MNIST's training set; `holdout` and `train_size` are taken out of these."""
 
 
+RESOURCES = ("cpus_per_worker", "use_gpu")
+"""Fields of TrainConfig that say what a run computes on. They decide nothing learned, but another
+number of threads or another device ends with other bits."""
+
+
 class TrainConfig(Config):
     """One training run: everything that decides which weights come out of it.
 

@@ -60,7 +60,8 @@ def fit(
         model.load_state_dict(start["model"])
     model = model.to(device)
     parallel = wrap(model)
-    arithmetic = resolve_precision(config.precision, device)
+    circumstances = computed_with(config, device, world_size)
+    arithmetic = circumstances["arithmetic"]
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, or fp32 would not be what it says,
     torch.backends.cudnn.deterministic = True  # and a resumed run would end with other bits
     optimizer = torch.optim.SGD(
@@ -133,8 +134,7 @@ def fit(
             "train_seconds": train_seconds,
             "score_seconds": time.perf_counter() - began - train_seconds,
             "images_per_second": count / train_seconds,
-            "arithmetic": arithmetic,
-            "workers": world_size,
+            **circumstances,
         }
         finite = math.isfinite(metrics["train_loss"]) and math.isfinite(score.loss)
         metrics["last"] = epoch == config.epochs or not finite
@@ -165,6 +165,16 @@ def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1
         totals += torch.stack([loss, right, right.new_tensor(len(labels))])
     loss_sum, right_sum, count = _sum_over_workers(totals, world_size).tolist()
     return Score(loss_sum / count, right_sum / count, int(count))
+
+
+def computed_with(config: TrainConfig, device: torch.device, world_size: int = 1) -> Metrics:
+    """Return what decides the bits of a run in this process besides its config."""
+    return {
+        "arithmetic": resolve_precision(config.precision, device),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "workers": world_size,
+    }
 
 
 def predict(model: nn.Module, part: Part) -> Tensor:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ray import runs, storage
-from mnist_ray.config import RunConfig, Seconds
+from mnist_ray.config import RESOURCES, RunConfig, Seconds, TrainConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, build, read_yaml, shown
 
-MAY_CHANGE = ("time_budget", "track")
-"""What a run that is resumed need not have begun with, besides the fields of RunConfig."""
+RESUME_MAY_CHANGE = ("time_budget", "track", "max_concurrent", *RESOURCES)
+"""Settings that a resumed run need not have begun with, besides the fields of RunConfig: they
+decide nothing that is learned."""
 
 
 def parse(
@@ -28,8 +29,9 @@ def parse(
     RunConfig.
 
     A flag wins over the recipe file, the file over `defaults`, those over the fields' own. Fields
-    in `hide` can be set by neither. A run that is resumed has the settings that it began with, and
-    others may not be given. Raises UserError; argparse exits with 2 on an unknown flag.
+    in `hide` can be set by neither. A resumed run keeps the settings that it began with, of which
+    those that decide what is learned cannot change. Raises UserError; argparse exits with 2 on an
+    unknown flag.
     """
     defaults = defaults or {}
     owners = {name: cls for cls in classes for name in cls.model_fields if name not in hide}
@@ -68,14 +70,23 @@ def parse(
     both = {"min_workers": None} if "num_workers" in given else {}
     asked = configs({**began, **both, **given})
     for old, new in zip(configs({**began, **_of(RunConfig, given)}), asked, strict=True):
+        may_change: tuple[str, ...] = RESUME_MAY_CHANGE
+        if isinstance(old, TrainConfig) and _within(old, new):
+            may_change = (*may_change, "num_workers", "min_workers")
         for name in type(new).model_fields:
             was, value = getattr(old, name), getattr(new, name)
-            if value != was and name not in MAY_CHANGE:
+            if value != was and name not in may_change:
                 raise UserError(
                     f"{name} is {shown(value)}, but {run.name} began with {shown(was)}; leave it"
                     " out, or choose another --name."
                 )
     return asked
+
+
+def _within(old: TrainConfig, new: TrainConfig) -> bool:
+    """Whether `new` asks for a number of workers that `old` could have gone on with too."""
+    least = new.min_workers or new.num_workers
+    return (old.min_workers or old.num_workers) <= least and new.num_workers <= old.num_workers
 
 
 def _of(cls: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from mnist_ray import (
     errors,
     model,
     resources,
+    resume,
     runs,
     scoring,
     storage,
@@ -57,10 +58,13 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             epochs.append(tables.epoch_row(folder.name, 0, content))
             show.epoch(content)
         else:  # the workers begin, for the first time or again
-            epochs[:] = [tables.epoch_row(folder.name, 0, metrics) for metrics in content]
+            done, now = content
+            epochs[:] = [tables.epoch_row(folder.name, 0, metrics) for metrics in done]
             if not begun:
                 clock -= tables.seconds(epochs)
             show.go_on(len(epochs), lost=begun)
+            if (words := resume.other_bits(done, now)) and not done[-1]["last"]:
+                show.console.print(words)
             begun = True
         write(status="running")
 

@@ -37,8 +37,9 @@ def worker(job: dict[str, Any]) -> None:
     epochs, start = [], None
     if before := _before(job["folder"]):
         epochs, start = before.epochs, before.state
+    device = ray.train.torch.get_device()
     if queue is not None:
-        queue.put(("begin", epochs))
+        queue.put(("begin", (epochs, engine.computed_with(config, device, world_size))))
     if epochs and epochs[-1]["last"]:
         return
     last_sent = time.monotonic()
@@ -63,7 +64,7 @@ def worker(job: dict[str, Any]) -> None:
     engine.fit(
         config,
         splits,
-        device=ray.train.torch.get_device(),
+        device=device,
         rank=rank,
         world_size=world_size,
         wrap=lambda network: process.wait_awake(

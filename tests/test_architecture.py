@@ -53,7 +53,7 @@ MAY_IMPORT = {
     },
     "trainer": {
         *("checkpoint", "cluster", "config", "data", "display", "errors", "model", "resources"),
-        *("runs", "scoring", "storage", "tables", "workers"),
+        *("resume", "runs", "scoring", "storage", "tables", "workers"),
     },
     "workers": {"checkpoint", "config", "data", "engine", "process", "resources", "storage"},
     "trial": {
