@@ -6,10 +6,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
-from mnist_ray.fields import Config
+from mnist_ray.fields import Config, shown
 
 TRAIN_IMAGES = 60_000
 """Images in MNIST's training set; `holdout` and `train_size` are taken out of these."""
+
+
+RESOURCES = ("cpus_per_worker", "use_gpu")
+"""Fields of TrainConfig that say what a run computes on. They decide nothing learned, but another
+number of threads or another device ends with other bits."""
 
 
 class TrainConfig(Config):
@@ -84,6 +89,11 @@ class TrainConfig(Config):
         asked = values.get("num_workers") if isinstance(values, dict) else None
         if isinstance(asked, str) and ":" in asked:
             least, _, most = asked.partition(":")
+            if values.get("min_workers") is not None and str(values["min_workers"]) != least:
+                raise ValueError(
+                    f"num_workers is {shown(asked)}, but min_workers is"
+                    f" {shown(values['min_workers'])}; give one of the two."
+                )
             return {**values, "min_workers": least, "num_workers": most}
         return values
 
@@ -109,6 +119,11 @@ class TrainConfig(Config):
             raise ValueError(
                 f"min_workers is {self.min_workers}, more than num_workers, {self.num_workers};"
                 " lower it."
+            )
+        if self.batch_size < self.num_workers:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, fewer images than num_workers,"
+                f" {self.num_workers}, and each needs at least one; raise batch_size."
             )
         # A range of workers shares a batch as evenly as it can; its mean stays that of the batch.
         if not self.min_workers and self.batch_size % self.num_workers:

@@ -72,7 +72,8 @@ def fit(
     opt = optimizer(config, net.parameters())
     if start:
         _load(opt, start["optimizer"])
-    arithmetic = resolve_precision(config.precision, device)
+    circumstances = computed_with(config, device, world_size)
+    arithmetic = circumstances["arithmetic"]
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, or fp32 would not be what it says,
     torch.backends.cudnn.deterministic = True  # and a resumed run would end with other bits
     splits = splits.to(device)
@@ -140,8 +141,7 @@ def fit(
             "train_seconds": train_seconds,
             "score_seconds": score_seconds,
             "images_per_second": count / train_seconds,
-            "arithmetic": arithmetic,
-            "workers": world_size,
+            **circumstances,
             "last": epoch == config.epochs or not finite,
         }
         on_epoch(
@@ -162,6 +162,16 @@ def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1
         totals += torch.stack([loss, right, right.new_tensor(len(labels))])
     loss_sum, right_sum, count = _sum_over_workers(totals, world_size).tolist()
     return Score(loss_sum / count, right_sum / count, int(count))
+
+
+def computed_with(config: TrainConfig, device: torch.device, world_size: int = 1) -> Metrics:
+    """Return what decides the bits of a run in this process besides its config."""
+    return {
+        "arithmetic": resolve_precision(config.precision, device),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "workers": world_size,
+    }
 
 
 def predict(model: nn.Module, part: Part) -> Tensor:

@@ -4,9 +4,10 @@ Flags (`flags.py`), YAML files and search spaces all go through `build`, so a ba
 sentence wherever it comes from.
 """
 
+import re
 import reprlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import yaml
@@ -30,7 +31,73 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
-"""What PyYAML raises: for bad syntax, an impossible date, an odd tag, a thousand brackets."""
+"""What PyYAML raises: for bad syntax, a number that is none, an odd tag, a thousand brackets."""
+
+
+class CoreLoader(yaml.SafeLoader):
+    """Reads YAML by the core schema of YAML 1.2 (yaml.org/spec/1.2.2, section 10.3.2).
+
+    PyYAML itself keeps to YAML 1.1, in which `1:4` is 64, `010` is 8, `1e-3` and `no` are not what
+    they seem, and a date is no text. A key that is there twice is an error.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) < len(node.value):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next(i for i, key in enumerate(keys) if key in keys[:i])
+            raise yaml.constructor.ConstructorError(
+                problem=f"{shown(keys[twice])} is there twice",
+                problem_mark=node.value[twice][0].start_mark,
+            )
+        return mapping
+
+
+TAG = "tag:yaml.org,2002:"
+CORE = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+"""What is not text: each type's pattern, and the characters that it can begin with."""
+CoreLoader.yaml_implicit_resolvers = {}  # without those of YAML 1.1
+for _name, (_pattern, _first) in CORE.items():
+    CoreLoader.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def _int(loader: CoreLoader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def _float(loader: CoreLoader, node: yaml.ScalarNode) -> float:
+    text = loader.construct_scalar(node)
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+CoreLoader.add_constructor(TAG + "int", _int)
+CoreLoader.add_constructor(TAG + "float", _float)
+
+
+def parse_yaml(text: str, texts: Sequence[str] = ()) -> Any:
+    """Return the value that `text` is in YAML; raises one of UNREADABLE.
+
+    The keys in `texts`, at the top, keep what is written for them: a name may look like a number.
+    """
+    loader = CoreLoader(text)
+    try:
+        node = loader.get_single_node()
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value in texts and value.tag in (TAG + "bool", TAG + "int", TAG + "float"):
+                value.tag = TAG + "str"
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def build(cls: type[C], values: Mapping[str, Any]) -> C:
@@ -64,10 +131,13 @@ def field_value(cls: type[Config], name: str, value: Any) -> Any:
         raise UserError(_sentence(cls, {**error.errors()[0], "loc": (name,)})) from None
 
 
-def read_yaml(path: Place) -> dict[str, Any]:
-    """The fields in a recipe file; raises UserError if it is not a mapping of names to values."""
+def read_yaml(path: Place, texts: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the fields in a recipe file, with those in `texts` as they are written there.
+
+    Raises UserError if the file is not a mapping of names to values.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"), texts)
     except OSError as error:
         raise UserError(f"config {path} cannot be read: {reason(error)}.") from None
     except UNREADABLE as error:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ray import runs, storage
-from mnist_ray.config import RunConfig, Seconds
+from mnist_ray.config import RESOURCES, RunConfig, Seconds, TrainConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, build, read_yaml, shown
 
-MAY_CHANGE = ("time_budget", "track")
-"""What a run that is resumed need not have begun with, besides the fields of RunConfig."""
+RESUME_MAY_CHANGE = ("time_budget", "track", "max_concurrent", *RESOURCES)
+"""Settings that a resumed run need not have begun with, besides the fields of RunConfig: they
+decide nothing that is learned."""
 
 
 def parse(
@@ -28,8 +29,9 @@ def parse(
     RunConfig.
 
     A flag wins over the recipe file, the file over `defaults`, those over the fields' own. Fields
-    in `hide` can be set by neither. A run that is resumed has the settings that it began with, and
-    others may not be given. Raises UserError; argparse exits with 2 on an unknown flag.
+    in `hide` can be set by neither. A resumed run keeps the settings that it began with, of which
+    those that decide what is learned cannot change. Raises UserError; argparse exits with 2 on an
+    unknown flag.
     """
     defaults = defaults or {}
     owners = {name: cls for cls in classes for name in cls.model_fields if name not in hide}
@@ -41,10 +43,11 @@ def parse(
         _add_flag(parser, name, cls.model_fields[name], defaults)
     flags = vars(parser.parse_args(argv))
     recipe = flags.pop("config")
-    given = read_yaml(storage.place("config", recipe)) if recipe else {}
+    texts = [name for name, cls in owners.items() if _is_text(cls.model_fields[name])]
+    given = read_yaml(storage.place("config", recipe), texts) if recipe else {}
     given |= {name: value for name, value in flags.items() if value is not None}
     if flags.get("space"):
-        given["space"] = dict(_dimension(text) for text in flags["space"])
+        given["space"] = _space(flags["space"])
     if unknown := sorted(set(given) - set(owners)):
         raise UserError(
             f"{shown(unknown[0])} in {recipe} is not a field; the fields are {', '.join(owners)}."
@@ -67,14 +70,23 @@ def parse(
     both = {"min_workers": None} if "num_workers" in given else {}
     asked = configs({**began, **both, **given})
     for old, new in zip(configs({**began, **_of(RunConfig, given)}), asked, strict=True):
+        may_change: tuple[str, ...] = RESUME_MAY_CHANGE
+        if isinstance(old, TrainConfig) and _within(old, new):
+            may_change = (*may_change, "num_workers", "min_workers")
         for name in type(new).model_fields:
             was, value = getattr(old, name), getattr(new, name)
-            if value != was and name not in MAY_CHANGE:
+            if value != was and name not in may_change:
                 raise UserError(
                     f"{name} is {shown(value)}, but {run.name} began with {shown(was)}; leave it"
                     " out, or choose another --name."
                 )
     return asked
+
+
+def _within(old: TrainConfig, new: TrainConfig) -> bool:
+    """Whether `new` asks for a number of workers that `old` could have gone on with too."""
+    least = new.min_workers or new.num_workers
+    return (old.min_workers or old.num_workers) <= least and new.num_workers <= old.num_workers
 
 
 def _of(cls: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,18 +106,18 @@ def _add_flag(
     )
     limits = bounds(field)
     text = f"{field.description} ({limits + '; ' if limits else ''}default: {shown})"
+    repeated = {dict: " Give it once per dimension.", list: " Give it once per configuration."}
+    if more := repeated.get(typing.get_origin(field.annotation)):
+        text = field.description + more
+    text = text.replace("%", "%%")  # argparse formats it
     extra = field.json_schema_extra or {}
     flag = extra.get("flag", f"--{name.replace('_', '-')}")
-    kinds = (
-        typing.get_args(field.annotation) if _is_union(field.annotation) else (field.annotation,)
-    )
+    kinds = _kinds(field)
     if bool in kinds:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
     elif typing.get_origin(field.annotation) is dict:
-        text = f"{field.description} Give it once per dimension."
         parser.add_argument(flag, action="append", metavar="NAME=SPACE", help=text)
     elif typing.get_origin(field.annotation) is list:
-        text = f"{field.description} Give it once per configuration."
         parser.add_argument(flag, dest=name, action="append", metavar=extra["metavar"], help=text)
     elif typing.get_origin(field.annotation) is typing.Literal:
         choices = "|".join(typing.get_args(field.annotation))
@@ -114,15 +126,28 @@ def _add_flag(
         kind = {int: "N", float: "X", Path: "DIR", Seconds: "TIME"}.get(kinds[0], "NAME")
         kind = "DIR|URI" if name == "storage" else kind
         # Values stay text here: the config class turns them into numbers and checks them.
-        parser.add_argument(flag, metavar=kind, help=text.replace("%", "%%"))
+        parser.add_argument(flag, metavar=kind, help=text)
 
 
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+def _kinds(field: Any) -> tuple[Any, ...]:
+    """The types that a field can have."""
+    is_union = typing.get_origin(field.annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(field.annotation) if is_union else (field.annotation,)
 
 
-def _dimension(text: str) -> tuple[str, str]:
-    name, equals, spec = text.partition("=")
-    if not equals:
-        raise UserError(f"space is {shown(text)!r}, but must be like lr=loguniform(0.003,0.3).")
-    return name.strip().replace("-", "_"), spec.strip()
+def _is_text(field: Any) -> bool:
+    return any(kind in (str, Path) for kind in _kinds(field))
+
+
+def _space(texts: Sequence[str]) -> dict[str, str]:
+    """The dimensions, by the names of their fields; raises UserError."""
+    space: dict[str, str] = {}
+    for text in texts:
+        name, equals, spec = text.partition("=")
+        if not equals:
+            raise UserError(f"space is {shown(text)!r}, but must be like lr=loguniform(0.003,0.3).")
+        name = name.strip().replace("-", "_")
+        if name in space:
+            raise UserError(f"space has {shown(name)} twice; give it once.")
+        space[name] = spec.strip()
+    return space

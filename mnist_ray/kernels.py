@@ -53,14 +53,29 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads)  # after, because Numba's first call sets it to all cores
 
 
+def fits(x: Tensor) -> bool:
+    """Whether the loops here can take `x`: a row of WIDTH must hold whole pixels, and the tensor
+    whole rows. Elsewhere they would take one channel for another."""
+    return (
+        x.dtype in (torch.float32, torch.bfloat16)
+        and WIDTH % x.shape[1] == 0
+        and x.numel() % WIDTH == 0
+    )
+
+
 def relu_norm_dropout(x: Tensor, norm: nn.BatchNorm2d | None, p: float) -> Tensor:
     """`dropout(norm(relu(x)), p)` in training, with `norm`'s running statistics updated.
 
     `x` is float32 or bfloat16 (b, c, h, w), and so is what is returned; c must divide 32, and
-    b * h * w * c be a multiple of 32. An element is kept if 16 bits, half of a hash of its position
-    and of a key drawn from PyTorch's random state, say so: the keep probability is exact to
-    1/65536, and the backward pass needs the key, not a mask.
+    b * h * w * c be a multiple of 32, or it raises ValueError. An element is kept if 16 bits, half
+    of a hash of its position and of a key drawn from PyTorch's random state, say so: the keep
+    probability is exact to 1/65536, and the backward pass needs the key, not a mask.
     """
+    if not fits(x):
+        raise ValueError(
+            f"a tensor of {x.dtype} {tuple(x.shape)} does not fit; channels must divide {WIDTH},"
+            f" elements be a multiple of {WIDTH}, in float32 or bfloat16."
+        )
     weight, bias = (None, None) if norm is None else (norm.weight, norm.bias)
     return _ReluNormDropout.apply(x, weight, bias, norm, p)  # type: ignore[no-any-return]
 

@@ -13,7 +13,8 @@ from mnist_ray.config import TrainConfig
 class ReluNormDropout(nn.Module):
     """ReLU, then batch norm unless it is switched off, then dropout with probability `p`.
 
-    What PyTorch's own layers do, except that training on the CPU draws other random numbers.
+    What PyTorch's own layers do, except that training on the CPU draws other random numbers where
+    `kernels` has loops for that number of channels, and takes their place.
     """
 
     def __init__(self, channels: int, batch_norm: bool, p: float) -> None:
@@ -23,7 +24,7 @@ class ReluNormDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         frozen = self.norm is not None and not self.norm.training
-        if self.training and not frozen and x.device.type == "cpu":
+        if self.training and not frozen and x.device.type == "cpu" and kernels.fits(x):
             return kernels.relu_norm_dropout(x, self.norm, self.p)
         x = F.relu(x, inplace=True)
         if self.norm is not None:

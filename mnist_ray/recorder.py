@@ -12,7 +12,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
-from mnist_ray import display_study, errors, resources, resume, runs, storage, tables
+from mnist_ray import checkpoint, display_study, errors, resources, resume, runs, storage, tables
 from mnist_ray.config import TrainConfig
 from mnist_ray.schedulers import Search
 from mnist_ray.storage import Place
@@ -155,7 +155,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         """Delete a trial's checkpoints but its best and its last: those it made before the study
         was resumed too, and all epochs of one that launched workers."""
         for folder in runs.trial_folders(self.folder, number):
-            for saved in folder.glob("checkpoint_*"):
+            for saved in checkpoint.folders(folder):
                 if storage.relative(saved, self.folder) not in keep:
                     storage.remove(saved)
 

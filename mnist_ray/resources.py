@@ -48,7 +48,7 @@ def share(
     each = cores or 1
     raise UserError(
         f"{needed} workers with {each} CPUs each need {needed * each} CPUs, but there are"
-        f" {sum(cpus)}; use fewer."
+        f" {sum(cpus)}; use fewer" + (" workers, or a lower cpus_per_worker." if cores else ".")
     )
 
 

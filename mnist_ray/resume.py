@@ -1,7 +1,7 @@
 """What a study that was interrupted left in its folder. Without Ray."""
 
-from collections.abc import Container
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from mnist_ray import checkpoint, runs, storage, tables
 from mnist_ray.config import TrainConfig
@@ -21,6 +21,37 @@ def ended(study: Place) -> tuple[list[tables.Row], tables.Epochs]:
     return rows, epochs
 
 
+COMPUTED_WITH = ("workers", "device", "threads", "arithmetic")
+"""What decides the bits of a run besides its config, as `engine.computed_with` names it."""
+
+
+def other_bits(recorded: Iterable[Mapping[str, Any]], now: Mapping[str, Any]) -> str | None:
+    """Say where what a run computes with `now` differs from the first that was `recorded`; None
+    where nothing does, or nothing is known."""
+    began: dict[str, Any] = {}
+    for row in recorded:
+        began |= {name: row.get(name) for name in COMPUTED_WITH if began.get(name) is None}
+    known = [name for name, was in began.items() if was is not None and name in now]
+    names = [name for name in known if began[name] != now[name]]
+    if "threads" in names and "cuda" in (began["device"], now.get("device")):
+        names.remove("threads")  # which do not make a GPU's bits
+    if not names:
+        return None
+    was, goes_on = (
+        " and ".join(_said(name, values[name]) for name in names) for values in (began, now)
+    )
+    return (
+        f"begun with {was}, goes on with {goes_on}: it will end with other bits than an"
+        " undisturbed run"
+    )
+
+
+def _said(name: str, value: Any) -> str:
+    if name in ("workers", "threads"):
+        return f"{value} {name.removesuffix('s')}{'s' * (value > 1)}"
+    return f"{name} {value}"
+
+
 class Begun(NamedTuple):
     """A trial that saved a checkpoint and did not end: its config, and its epochs so far."""
 
@@ -30,17 +61,15 @@ class Begun(NamedTuple):
 
 def begun(study: Place, ended: Container[int]) -> dict[int, Begun]:
     """The trials that had begun, by their numbers."""
-    pattern = "trial_[0-9][0-9][0-9][0-9][0-9]*"
-    places = [*study.glob(pattern), *(study / runs.WORKERS).glob(pattern)]
-    numbers = {int(path.name[6:11]) for path in places}  # of trial_00012, trial_00012-2
-    found = {number: trial(study, number) for number in sorted(numbers) if number not in ended}
+    numbers = sorted(runs.trial_numbers(study))
+    found = {number: trial(study, number) for number in numbers if number not in ended}
     return {number: each for number, each in found.items() if each}
 
 
 def trial(study: Place, number: int) -> Begun | None:
     """What a trial has saved so far."""
     folders = runs.trial_folders(study, number)
-    saved = checkpoint.whole(path for folder in folders for path in folder.glob("checkpoint_*"))
+    saved = checkpoint.whole(path for folder in folders for path in checkpoint.folders(folder))
     if not saved:
         return None
     newest = list(saved.values())[-1]

@@ -1,7 +1,9 @@
 """The folder that a run fills: its name, what the run began with, and who is at it now."""
 
 import fcntl
+import itertools
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
@@ -113,8 +115,35 @@ def trial_name(number: int) -> str:
     return f"trial_{number:05}"
 
 
+def trial_number(name: str) -> int | None:
+    """Return the number of the trial that a folder of this name belongs to, or None if it belongs
+    to none: trial_00012 and trial_00012-2 are of trial 12, trial_notes is somebody's own."""
+    match = re.fullmatch(r"trial_([0-9]{5,})(-[0-9]+)?", name)
+    if not match or trial_name(int(match[1])) != f"trial_{match[1]}":
+        return None
+    return int(match[1])
+
+
+def trial_numbers(study: Place) -> set[int]:
+    """Return the numbers of the trials that a study's folder has folders of."""
+    found = (trial_number(path.name) for path in _in_both(study, "trial_*"))
+    return {number for number in found if number is not None}
+
+
 def trial_folders(study: Place, number: int) -> list[Place]:
-    """Where a trial of a study keeps its checkpoints: a folder for each time that the study was
-    begun or gone on with, and one of the trial's workers."""
-    name = f"{trial_name(number)}*"
-    return [path for path in [*study.glob(name), *(study / WORKERS).glob(name)] if path.is_dir()]
+    """Return the folders in which a trial of a study keeps its checkpoints: one for each time that
+    the study was begun or gone on with, and one of the trial's workers."""
+    places = _in_both(study, f"{trial_name(number)}*")
+    return [path for path in places if trial_number(path.name) == number and path.is_dir()]
+
+
+def new_trial_folder(study: Place, number: int) -> str:
+    """Name a folder for a trial that is not there yet, beside those from before an interruption."""
+    name = trial_name(number)
+    taken = {path.name for path in study.glob(f"{name}*")}
+    again = (f"{name}-{count}" for count in itertools.count(1))
+    return next(each for each in itertools.chain([name], again) if each not in taken)
+
+
+def _in_both(study: Place, pattern: str) -> list[Place]:
+    return [*study.glob(pattern), *(study / WORKERS).glob(pattern)]

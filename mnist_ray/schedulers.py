@@ -58,10 +58,9 @@ class Search(Searcher):  # type: ignore[misc]
     def folder_name(self, trial: Trial) -> str:
         """Of a trial of Tune's, within the study's folder."""
         if trial.trial_id not in self.names:
-            name = runs.trial_name(self.numbers[trial.trial_id])
             # Beside what it saved before, of which this trial of Tune's does not know.
-            before = len(list(self.folder.glob(f"{name}*")))
-            self.names[trial.trial_id] = f"{name}-{before}" if before else name
+            number = self.numbers[trial.trial_id]
+            self.names[trial.trial_id] = runs.new_trial_folder(self.folder, number)
         return self.names[trial.trial_id]
 
     def try_again(self, trial_id: str) -> None:

@@ -1,6 +1,5 @@
 """Search spaces as people write them, and configurations out of them. Without Ray."""
 
-import contextlib
 import itertools
 import math
 import random
@@ -10,7 +9,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
-import yaml
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -21,7 +19,7 @@ from optuna.samplers import RandomSampler, TPESampler
 
 from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.fields import UNREADABLE, field_value, shown
+from mnist_ray.fields import UNREADABLE, field_value, parse_yaml, shown
 
 TPE_LAG = 4
 """Trials that tpe looks past, unless more are to run at a time."""
@@ -101,7 +99,7 @@ def _parse_one(name: str, text: str) -> Dimension:
         )
     kind = match[1]
     try:
-        values = [_read(value) for value in yaml.safe_load(f"[{match[2]}]")]
+        values = parse_yaml(f"[{match[2]}]")
     except UNREADABLE:
         values = []
     if not values or any(isinstance(value, (list, dict)) for value in values):
@@ -118,14 +116,6 @@ def _parse_one(name: str, text: str) -> Dimension:
     if kind == "randint" and not (isinstance(low, int) and isinstance(high, int)):
         raise UserError(f"{wrong}randint takes two whole numbers.")
     return Dimension(kind, (low, high))
-
-
-def _read(value: Any) -> Any:
-    """YAML takes 1e-3 for text; people do not."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)
-    return value
 
 
 def _is_number(value: Any) -> bool:
@@ -163,7 +153,7 @@ def read_try(text: str, base: TrainConfig) -> dict[str, Any]:
         if name in values:
             raise UserError(f"try has {name} twice: {shown(text)}; leave one out.")
         try:
-            values[name] = field_value(TrainConfig, name, _read(yaml.safe_load(value)))
+            values[name] = field_value(TrainConfig, name, parse_yaml(value))
         except UNREADABLE:
             raise UserError(f"try has {shown(word)}, whose value cannot be read.") from None
         except UserError as error:

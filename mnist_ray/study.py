@@ -2,10 +2,12 @@
 and what each does `trial.py`'s."""
 
 import os
+from collections.abc import Callable, Container
 from datetime import datetime, timezone
 from operator import itemgetter
 
 import ray
+import torch
 import yaml
 from ray import tune
 
@@ -48,7 +50,11 @@ def study(
             "holdout is 0, but a study chooses by held-out images and must not see the test set;"
             " use at least 1, such as 10000."
         )
-    sampler = search.sampler(study, base)
+    settings = {**base.model_dump(exclude={"num_workers", "min_workers"}), **study.model_dump()}
+    recorded = runs.settings(run, "tune") if run.resume else settings
+    # With which the plan is made: tpe looks past as many trials as could run at a time then.
+    began = study.replace(max_concurrent=recorded["max_concurrent"])
+    sampler = search.sampler(began, base)
     if run.resume and study.scheduler == "pbt":
         raise UserError("scheduler is pbt, whose population cannot be resumed; start a new study.")
     folder = runs.folder(run, "tune")
@@ -62,21 +68,28 @@ def study(
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(10**9))
     if not run.verbose:
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints even at verbose=0
-    settings = {**base.model_dump(exclude={"num_workers", "min_workers"}), **study.model_dump()}
     with cluster.connected(
         dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.console.print
     ):
         share = resources.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
-        concurrent = _concurrency(study, share)
+        lower = run.resume and study == began
+        concurrent = _concurrency(study, share, show.console.print if lower else None)
         resources.check_shared(folder.parent)
         with runs.claimed(folder, "tune", settings, run.resume):
             rows, epochs = resume.ended(folder)
             begun = resume.begun(folder, epochs)
             epochs |= {number: each.epochs for number, each in begun.items()}
             configs = {number: each.config for number, each in begun.items()}
-            plan = Plan(study, base, sampler, concurrent, rows, configs)
+            plan = Plan(began, base, sampler, concurrent, rows, configs)
             searcher = schedulers.Search(plan, folder, plan.replay())
             show.begin(plan, share)
+            if epochs and len(rows) < sum(plan.outline().values()):
+                before = [{"threads": recorded["cpus_per_worker"] or 1}, *rows]
+                before += [row for number in sorted(epochs) for row in epochs[number]]
+                if words := resume.other_bits(
+                    before, _computes_with(base, sampler.dimensions, share)
+                ):
+                    show.console.print(f"{words}\n")
             try:
                 with errors.storage_told(folder):
                     recorder = _search(searcher, epochs, mnist, share, run, trackers, show)
@@ -182,12 +195,28 @@ def _now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def _concurrency(study: TuneConfig, share: resources.Share) -> int:
-    """How many trials run at a time; raises UserError where more are asked for than fit."""
+def _computes_with(
+    base: TrainConfig, dimensions: Container[str], share: resources.Share
+) -> tables.Row:
+    """Return what decides the bits of all trials besides their configs, as far as it is known."""
+    known = {"threads": share.cpus, "device": share.device}
+    if share.gpus or len(resources.per_node("CPU")) > 1 or "precision" in dimensions:
+        return known
+    return {**known, "arithmetic": engine.resolve_precision(base.precision, torch.device("cpu"))}
+
+
+def _concurrency(
+    study: TuneConfig, share: resources.Share, say_lower: Callable[[str], None] | None = None
+) -> int:
+    """Return how many trials run at a time. Where more are asked for than fit, it is told to
+    `say_lower` that fewer will do, or raises UserError if there is none to tell."""
     fits = resources.room(share) // study.workers_per_trial
     wanted = study.max_concurrent or fits
     if wanted > fits:
         fits = cluster.grown(share, wanted * study.workers_per_trial) // study.workers_per_trial
+    if wanted > fits and say_lower:
+        say_lower(f"max_concurrent is {wanted}, but only {fits} fit: goes on with {fits} at a time")
+        return fits
     if wanted > fits:
         unit = f"{share.cpus} CPU{'s' * (share.cpus > 1)}" + " and a GPU" * share.gpus
         raise UserError(

@@ -82,6 +82,8 @@ EPOCH_COLUMNS = {
     "score_seconds": "seconds spent scoring",
     "images_per_second": "training images per second",
     "arithmetic": "of the convolutions in training: fp32 or bf16",
+    "device": "cpu or cuda",
+    "threads": "that each worker computed with on the cpu",
     "workers": "that trained it, data-parallel",
     "checkpoint": "folder of its checkpoint in the run's; only the best and the last are kept",
 }

@@ -21,6 +21,7 @@ from mnist_ray import (
     errors,
     model,
     resources,
+    resume,
     runs,
     scoring,
     storage,
@@ -57,10 +58,13 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             epochs.append(tables.epoch_row(folder.name, 0, content))
             show.epoch(content)
         else:  # the workers begin, for the first time or again
-            epochs[:] = [tables.epoch_row(folder.name, 0, metrics) for metrics in content]
+            done, now = content
+            epochs[:] = [tables.epoch_row(folder.name, 0, metrics) for metrics in done]
             if not begun:
                 clock -= tables.seconds(epochs)
             show.go_on(len(epochs), lost=begun)
+            if (words := resume.other_bits(done, now)) and not done[-1]["last"]:
+                show.console.print(words)
             begun = True
         write(status="running")
 
@@ -102,11 +106,11 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
                         write(status="failed", error=str(error) or "interrupted")
                 show.stopped(runs.resume_command(folder, run, "train"))
                 raise
-    saved = checkpoint.whole(folder.glob("checkpoint_*"))
+    saved = checkpoint.whole(checkpoint.folders(folder))
     places = {each.state["epoch"]: path for path, each in saved.items()}
     last = places[epochs[-1]["epoch"]]
     kept = {last, places[tables.best_epoch(epochs, splits.scored_on)["epoch"]]}
-    for path in folder.glob("checkpoint_*"):
+    for path in checkpoint.folders(folder):
         if path.is_dir() and path not in kept:  # Ray Train knows none from before an interruption
             storage.remove(path)
     for epoch in epochs:

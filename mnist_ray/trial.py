@@ -16,7 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from mnist_ray import checkpoint, data, engine, process, resources, runs, workers
 from mnist_ray.checkpoint import Checkpoint
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import RESOURCES, TrainConfig
 from mnist_ray.errors import UserError
 from mnist_ray.storage import Place
 
@@ -81,6 +81,10 @@ def _saved(config: TrainConfig, folders: list[Place]) -> Checkpoint | None:
         with contextlib.suppress(UserError), mine.as_directory() as folder:
             return checkpoint.load(Path(folder))
     # Or what the trial saved before the study was interrupted, of which Tune does not know.
-    saved = checkpoint.whole(path for folder in folders for path in folder.glob("checkpoint_*"))
+    saved = checkpoint.whole(path for folder in folders for path in checkpoint.folders(folder))
     last = next(reversed(saved.values()), None)
-    return last if last and last.config == config else None
+    return last if last and _learns(last.config) == _learns(config) else None
+
+
+def _learns(config: TrainConfig) -> dict[str, Any]:
+    return config.model_dump(exclude=set(RESOURCES))

@@ -37,8 +37,9 @@ def worker(job: dict[str, Any]) -> None:
     epochs, start = [], None
     if before := _before(job["folder"]):
         epochs, start = before.epochs, before.state
+    device = ray.train.torch.get_device()
     if queue is not None:
-        queue.put(("begin", epochs))
+        queue.put(("begin", (epochs, engine.computed_with(config, device, world_size))))
     if epochs and epochs[-1]["last"]:
         return
     last_sent = time.monotonic()
@@ -63,7 +64,7 @@ def worker(job: dict[str, Any]) -> None:
     engine.fit(
         config,
         splits,
-        device=ray.train.torch.get_device(),
+        device=device,
         rank=rank,
         world_size=world_size,
         wrap=lambda network: process.wait_awake(
@@ -84,7 +85,7 @@ def _before(folder: Place) -> Checkpoint | None:
     and reported, or if that cannot be read the newest that can."""
     noted = ray.train.get_checkpoint()
     saved = checkpoint.whole([folder / Path(noted.path).name] if noted else [])
-    saved = saved or checkpoint.whole(folder.glob("checkpoint_*"))
+    saved = saved or checkpoint.whole(checkpoint.folders(folder))
     return next(reversed(saved.values()), None)
 
 

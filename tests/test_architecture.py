@@ -49,12 +49,12 @@ MAY_IMPORT = {
     "schedulers": {"plan", "runs", "search", "storage", "tables"},
     "tracking": {"errors"},
     "recorder": {
-        *("config", "display_study", "errors", "resources", "resume", "runs", "schedulers"),
-        *("storage", "tables"),
+        *("checkpoint", "config", "display_study", "errors", "resources", "resume", "runs"),
+        *("schedulers", "storage", "tables"),
     },
     "trainer": {
         *("checkpoint", "cluster", "config", "data", "display", "errors", "model", "resources"),
-        *("runs", "scoring", "storage", "tables", "workers"),
+        *("resume", "runs", "scoring", "storage", "tables", "workers"),
     },
     "workers": {"checkpoint", "config", "data", "engine", "process", "resources", "storage"},
     "trial": {

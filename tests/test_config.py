@@ -1,13 +1,15 @@
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
+from pydantic import Field
 
-from mnist_ray import flags
+from mnist_ray import flags, search
 from mnist_ray.config import STUDY_RECIPE, RunConfig, TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.fields import bounds, read_yaml
+from mnist_ray.fields import Config, bounds, parse_yaml, read_yaml
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -53,6 +55,9 @@ def test_a_bad_value_is_named_with_its_bound(field: str, value: object, says: st
         ({"batch_size": 65, "num_workers": 2}, "2 workers cannot share"),
         ({"batch_size": 128, "train_size": 100}, "more than the 100 training images"),
         ({"nesterov": True, "momentum": 0}, "nesterov is on, but momentum is 0"),
+        ({"batch_size": 1, "num_workers": "1:2"}, "batch_size is 1, fewer images than num_workers"),
+        ({"batch_size": 7, "num_workers": 8, "min_workers": 1}, "than num_workers, 8, and each"),
+        ({"num_workers": "1:4", "min_workers": 2}, "num_workers is 1:4, but min_workers is 2"),
     ],
 )
 def test_fields_that_disagree_are_refused(changes: dict, says: str) -> None:
@@ -100,6 +105,14 @@ def test_every_field_has_a_flag_whose_help_states_bounds_and_default(
         ("lr: " + "[" * 3000, "is not YAML"),
         (f"lr: {'x' * 5000}\n", "xxx..., but must be a number"),
         ("lr: 20\n", "lr is 20, but must be a number, above 0, at most 10."),
+        ("lr: 0.1\nseed: 1\nlr: 0.2\n", "is not YAML: lr is there twice in"),
+        ("lr: 0.1\n'lr': 0.2\n", "lr is there twice"),
+        ("space: {lr: 'choice(1)', dropout: 'choice(0)', lr: 'choice(2)'}\n", "lr is there twice"),
+        ("lr: {a: [{b: 1, b: 2}]}\n", "b is there twice"),
+        ("batch_size: 1:4\n", "batch_size is 1:4, but must be a whole number"),
+        ("seed: 0b11\n", "seed is 0b11, but must be a whole number"),
+        ("lr: yes\n", "lr is yes, but must be a number"),
+        ("epochs: !!int 1:4\n", "is not YAML"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: str, says: str) -> None:
@@ -108,6 +121,121 @@ def test_a_bad_file_is_named(tmp_path: Path, content: str, says: str) -> None:
     with pytest.raises(UserError) as caught:
         parse("--config", str(file))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        *[(text, text) for text in ("1:4", "1:4:30", "2026-11-26", "1_000", "0b11", "1e", "=")],
+        *[(text, text) for text in ("yes", "No", "on", "OFF", "y", "nUll", "<<", "1.2.3", "0o8")],
+        *[("064", 64), ("010", 10), ("-0", 0), ("+12", 12), ("0o17", 15), ("0x1F", 31)],
+        *[("1e-3", 0.001), ("1E3", 1000.0), ("1.", 1.0), ("+.5", 0.5), ("-1.5e+2", -150.0)],
+        *[("-.inf", -math.inf), (".Inf", math.inf)],
+        *[("~", None), ("null", None), ("", None), ("true", True), ("FALSE", False)],
+        *[("'064'", "064"), ('"true"', "true"), ("!!int 010", 10), ("!!str 10", "10")],
+    ],
+)
+def test_yaml_is_read_by_the_core_schema_of_1_2(written: str, value: object) -> None:
+    read = parse_yaml(f"a: [{{b: {written}}}]")["a"][0]["b"]
+    assert (type(read), read) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ("num_workers: 1:4", "num_workers", 4),
+        ("num_workers: 1:4", "min_workers", 1),
+        ("batch_size: 064", "batch_size", 64),
+        ("batch_size: 1_000", "batch_size", 1000),
+        ("seed: 010", "seed", 10),
+        ("lr: 1e-3", "lr", 0.001),
+        ("batch_norm: no", "batch_norm", False),
+        ("batch_norm: off", "batch_norm", False),
+        ("use_gpu: ~", "use_gpu", None),
+        ("name: 2026-11-26", "name", "2026-11-26"),
+        ("name: 007", "name", "007"),
+        ("name: 1e3", "name", "1e3"),
+        ("name: true", "name", "true"),
+        ("name: null", "name", None),
+        ("storage: 2026", "storage", "2026"),
+        ("data_dir: 2026", "data_dir", Path("2026")),
+    ],
+)
+def test_a_file_says_what_people_mean_by_it(
+    line: str, field: str, value: object, tmp_path: Path
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"{line}\n")
+    values = {}
+    for each in parse("--config", str(file)):
+        values |= each.model_dump()
+    assert values[field] == value
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--space", "lr=choice(0.1)", "--space", "lr=choice(0.2)"],
+        ["--space", "batch-size=choice(64)", "--space", "batch_size=choice(64)"],
+        ["--space", " batch_size =choice(64)", "--space", "batch-size=choice(128)"],
+    ],
+)
+def test_a_dimension_is_given_once(flags: list[str]) -> None:
+    with pytest.raises(UserError, match=r"space has (lr|batch_size) twice; give it once\."):
+        parse_tune(*flags)
+
+
+def parse_tune(*argv: str) -> list:
+    classes = TrainConfig, TuneConfig, RunConfig
+    return flags.parse(list(argv), "tune", *classes, description="d", defaults=STUDY_RECIPE)
+
+
+def test_values_of_a_space_are_read_like_those_of_a_file() -> None:
+    base = TrainConfig(**STUDY_RECIPE)
+    space = {
+        "lr": "loguniform(1e-3, .1)",
+        "batch_size": "choice(064, 0x80, 1_000)",
+        "batch_norm": "choice(yes, no)",
+    }
+    read = search.parse(space, base)
+    assert read["lr"].values == (0.001, 0.1)
+    assert read["batch_size"].values == (64, 128, 1000)
+    assert read["batch_norm"].values == (True, False)
+    with pytest.raises(UserError, match="batch_size is 1:4"):
+        search.parse({"batch_size": "choice(1:4, 64)"}, base)
+
+
+def test_settings_that_were_written_are_read_again(tmp_path: Path) -> None:
+    space = {"lr": "loguniform(1e-3, 0.1)", "batch_norm": "choice(yes, no)"}
+    for config in (
+        TrainConfig(lr=1e-5, weight_decay=1e-20, seed=2**32 - 1, use_gpu=False),
+        TuneConfig(space=space, track="mlflow=1:4", time_budget=1e7),
+    ):
+        file = tmp_path / "settings.yaml"
+        file.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+        assert type(config)(**read_yaml(file)) == config
+
+
+class Percent(Config):
+    """Every kind of field that flags are made of, with what argparse would format."""
+
+    switch: bool = Field(True, description="100 % on, %d.")
+    kind: Literal["5%", "%s"] = Field("5%", description="How many %.")
+    table: dict[str, str] = Field({}, description="A % of it, 100%.")
+    text: str = Field("%(prog)s", description="50% %s.")
+    number: float | None = Field(None, ge=0, description="In %(default)s %.")
+
+
+def test_a_per_cent_sign_in_a_description_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        flags.parse(["--help"], "train", Percent, RunConfig, description="99.4 % of %s in 20 %.")
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "99.4 % of %s in 20 %." in text
+    assert "(default: %(prog)s)" in text
+    assert "%%" not in text
+    for field in Percent.model_fields.values():
+        assert str(field.description) in text
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -234,3 +234,64 @@ def test_two_workers_are_one_with_the_same_global_batch(small: Mnist, tmp_path: 
         for key in ("train_loss", "test_loss"):
             assert one["metrics"][key] == pytest.approx(alone["metrics"][key], abs=1e-6)
     assert torch.equal(both[0]["weights"], both[1]["weights"])
+
+
+def test_two_workers_train_where_there_is_hardly_an_image_for_each(
+    small: Mnist, tmp_path: Path
+) -> None:
+    # Two batches of one image each, a fifth image that is left out, and one scored by one of them.
+    config = TrainConfig(batch_size=2, num_workers=2, train_size=5, holdout=1, epochs=1)
+    torch.multiprocessing.spawn(worker, (str(tmp_path), config, small), nprocs=2)
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert torch.equal(both[0]["weights"], both[1]["weights"])
+    assert both[0]["metrics"]["holdout_accuracy"] in (0, 1)
+    for name in ("train_loss", "holdout_loss", "holdout_accuracy"):
+        assert both[0]["metrics"][name] == both[1]["metrics"][name]
+        assert math.isfinite(both[0]["metrics"][name])
+
+
+def wide(config: TrainConfig) -> nn.Module:
+    """A network of 20 and 64 channels, which the compiled loops are not made for."""
+    return nn.Sequential(
+        nn.Conv2d(1, 20, 5, stride=2),
+        model.ReluNormDropout(20, config.batch_norm, config.dropout),
+        nn.Conv2d(20, 64, 3, stride=2),
+        model.ReluNormDropout(64, config.batch_norm, config.dropout),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+        nn.LogSoftmax(dim=1),
+    )
+
+
+def adamw(config: TrainConfig, parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def test_the_loop_takes_another_network_optimizer_loss_schedule_and_augmentation(
+    mnist: Mnist,
+) -> None:
+    called = set()
+
+    def squared(config: TrainConfig, log_probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        called.add("loss")
+        return (log_probs.exp() - F.one_hot(labels.long(), 10)).square().sum()
+
+    def halved(config: TrainConfig, step: int, steps: int) -> float:
+        called.add("schedule")
+        return config.lr if step < steps / 2 else config.lr / 2
+
+    def noisy(config: TrainConfig, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        called.add("augment")
+        return images + 0.1 * torch.randn(images.shape, generator=rng)
+
+    config = TrainConfig(lr=0.01, train_size=4000, holdout=1000, epochs=2, precision="fp32")
+    others = {"network": wide, "optimizer": adamw, "loss": squared}
+    others |= {"schedule": halved, "augment": noisy}
+    network, rows, states = fit(config, mnist, **others)
+    assert called == {"loss", "schedule", "augment"}
+    assert rows[1]["lr"] == 0.005
+    assert rows[1]["holdout_accuracy"] > 0.85
+    # What is handed in is resumed like what the recipe says.
+    again, _, _ = fit(config, mnist, start=states[1], **others)
+    assert torch.equal(weights(again), weights(network))

@@ -102,6 +102,22 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     assert all(torch.equal(one, two) for one, two in both)
 
 
+@pytest.mark.parametrize(
+    "x",
+    [
+        *[torch.ones(32, channels, 4, 4) for channels in (3, 10, 20, 33, 64)],
+        torch.ones(1, 16, 1, 1),  # half a row
+        torch.ones(3, 32, 5, 5).double(),
+        torch.ones(3, 32, 5, 5).half(),
+    ],
+    ids=lambda x: f"{x.dtype}-{tuple(x.shape)}",
+)
+def test_what_does_not_fit_is_refused(x: torch.Tensor) -> None:
+    for layer in (None, norm(x.shape[1])):
+        with pytest.raises(ValueError, match="does not fit; channels must divide 32"):
+            kernels.relu_norm_dropout(x, layer, 0.1)
+
+
 def test_nan_is_not_hidden() -> None:
     x = tensor(2, 16, 6, 6)
     x[0, 0, 0, 0] = float("nan")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_ray import model
+from mnist_ray import kernels, model
 from mnist_ray.config import TrainConfig
 
 
@@ -59,3 +59,56 @@ def test_in_eval_mode_it_is_made_of_stock_layers(batch_norm: bool) -> None:
         else:
             expected = layer(expected)
     assert torch.equal(network(x), expected)
+
+
+# Odd sizes, of which one leaves a single pixel; of the last, 32 divides the number of elements.
+@pytest.mark.parametrize("size", [(3, 1, 1), (2, 5, 7), (3, 13, 3), (4, 4, 8)])
+@pytest.mark.parametrize("channels", range(1, 65))
+def test_with_any_number_of_channels_it_trains_as_pytorchs_layers_do(
+    channels: int, size: tuple[int, int, int]
+) -> None:
+    torch.manual_seed(0)
+    b, h, w = size
+    x, gradient = torch.randn(b, channels, h, w), torch.randn(b, channels, h, w)
+    for batch_norm in (True, False):
+        layer = model.ReluNormDropout(channels, batch_norm, p=0.0)
+        norm = nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
+        with torch.no_grad():
+            for norms in (layer.norm, norm):
+                if isinstance(norms, nn.BatchNorm2d):
+                    norms.weight.copy_(torch.linspace(0.5, 2, channels))
+                    norms.bias.copy_(torch.linspace(-1, 1, channels))
+        one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+        out, expected = layer(one * 1), norm((other * 1).relu())
+        used = any(
+            "ReluNormDropout" in type(node).__name__
+            for node in (out.grad_fn, out.grad_fn.next_functions[0][0])
+        )
+        assert used == (32 % channels == 0 and x.numel() % 32 == 0)
+        out.backward(gradient)
+        expected.backward(gradient)
+        assert torch.allclose(out, expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+        ours, theirs = layer.state_dict(), norm.state_dict(prefix="norm.")
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            assert torch.allclose(value, theirs[name], rtol=1e-4, atol=1e-6)
+        for mine, its in zip(layer.parameters(), norm.parameters(), strict=True):
+            assert torch.allclose(mine.grad, its.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_of_any_number_of_channels_keeps_its_share() -> None:
+    for channels in (10, 16, 20, 33, 64):
+        torch.manual_seed(0)
+        out = model.ReluNormDropout(channels, False, p=0.25)(torch.ones(64, channels, 32, 32))
+        assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+        assert (out != 0).double().mean().item() == pytest.approx(0.75, abs=0.01)
+
+
+def test_every_layer_of_the_network_trains_by_the_compiled_loops() -> None:
+    for batch in (1, 3, 64):  # as in the last batch of an epoch
+        x = torch.randn(batch, 1, 28, 28)
+        for layer in model.build(TrainConfig()):
+            if isinstance(layer, model.ReluNormDropout):
+                assert kernels.fits(x)
+            x = layer(x)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mnist_ray import checkpoint, errors, resume, runs, tables, train, tune
+from mnist_ray import checkpoint, errors, flags, resume, runs, storage, tables, train, tune
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import RunConfig, TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.model import build
+from mnist_ray.storage import Place
 
 CONFIG = TrainConfig(epochs=4, holdout=100)
 
@@ -51,6 +52,72 @@ def test_a_trial_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("trial_00000", 0),
+        ("trial_00012-2", 12),
+        ("trial_99999", 99_999),
+        ("trial_100000", 100_000),
+        ("trial_100000-13", 100_000),
+        *[(name, None) for name in ("trial_notes", "trial_12", "trial_00012_old", "trial_")],
+        *[(name, None) for name in ("trial_000012", "trial_00012-", "trial_00012-a")],
+        *[(name, None) for name in ("my_trial_00012", "trial_00012-2-3", "trial_00012.bak")],
+    ],
+)
+def test_a_folders_name_tells_its_trial(name: str, number: int | None) -> None:
+    assert runs.trial_number(name) == number
+
+
+def test_trials_of_five_and_of_six_digits_are_told_apart(home: Place) -> None:
+    numbers = (1, 10_000, 99_999, 100_000, 1_000_000)
+    for number in numbers:
+        assert runs.trial_number(runs.trial_name(number)) == number
+    for name in (
+        *map(runs.trial_name, numbers),
+        *("trial_10000-1", "trial_10000-3", "trial_100000-1", "trial_10000_notes", "trial_notes"),
+    ):
+        storage.make(home / name)
+        storage.write(home / name / "file", b"")
+    storage.make(home / runs.WORKERS / "trial_10000")
+    storage.write(home / runs.WORKERS / "trial_10000" / "file", b"")
+    storage.make(home / runs.WORKERS / "trial_100000")
+    storage.write(home / runs.WORKERS / "trial_100000" / "file", b"")
+    storage.write(home / "trial_00001-1", b"")  # a file
+    found = {
+        number: sorted(storage.relative(path, home) for path in runs.trial_folders(home, number))
+        for number in numbers
+    }
+    assert found == {
+        1: ["trial_00001"],
+        10_000: ["trial_10000", "trial_10000-1", "trial_10000-3", "workers/trial_10000"],
+        99_999: ["trial_99999"],
+        100_000: ["trial_100000", "trial_100000-1", "workers/trial_100000"],
+        1_000_000: ["trial_1000000"],
+    }
+    assert runs.trial_numbers(home) == set(numbers)
+    # What is there is never filled by another trial of Tune's.
+    assert runs.new_trial_folder(home, 10_000) == "trial_10000-2"
+    assert runs.new_trial_folder(home, 100_000) == "trial_100000-2"
+    assert runs.new_trial_folder(home, 1) == "trial_00001-2"
+    assert runs.new_trial_folder(home, 2) == "trial_00002"
+
+
+def test_trial_100000_goes_on_as_itself(tmp_path: Path) -> None:
+    save(tmp_path / "trial_100000" / "checkpoint_000000", 1)
+    save(tmp_path / "trial_10001" / "checkpoint_000000", 2)
+    save(tmp_path / "trial_notes" / "checkpoint_000000", 3)
+    begun = resume.begun(tmp_path, ended={10_000})
+    assert {number: len(each.epochs) for number, each in begun.items()} == {10_001: 2, 100_000: 1}
+
+
+def test_what_somebody_put_beside_the_checkpoints_is_none_of_them(tmp_path: Path) -> None:
+    ours = ["checkpoint_000000", "checkpoint_2026-11-26_10-00-00.123456"]
+    for name in (*ours, "checkpoint_best", "checkpoint_"):
+        (tmp_path / name).mkdir()
+    assert sorted(path.name for path in checkpoint.folders(tmp_path)) == ours
+
+
 def test_the_epochs_of_trials_that_did_not_end_are_left_to_their_checkpoints(
     tmp_path: Path,
 ) -> None:
@@ -74,7 +141,7 @@ def begun(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("command", "flags", "says"),
+    ("command", "line", "says"),
     [
         (tune.main, "--name old", "name old is taken"),
         (tune.main, "--name old", "or go on with it: --resume"),
@@ -96,13 +163,104 @@ def begun(tmp_path: Path) -> Path:
     ],
 )
 def test_what_cannot_be_gone_on_with(
-    command: object, flags: str, says: str, begun: Path, capsys: pytest.CaptureFixture[str]
+    command: object, line: str, says: str, begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (begun / "old" / "tune.yaml").read_text()
-    assert errors.run(command, [*flags.split(), "--storage", str(begun)]) == 2
+    assert errors.run(command, [*line.split(), "--storage", str(begun)]) == 2
     assert says in capsys.readouterr().err
     assert [path.name for path in begun.rglob("*")] == ["old", "tune.yaml"]
     assert (begun / "old" / "tune.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "value"),
+    [
+        ("--max-concurrent 2", "max_concurrent", 2),
+        ("--max-concurrent 8", "max_concurrent", 8),
+        ("--cpus-per-worker 2", "cpus_per_worker", 2),
+        ("--use-gpu", "use_gpu", True),
+        ("--no-use-gpu", "use_gpu", False),
+        ("--time-budget 1m", "time_budget", 60),
+    ],
+)
+def test_what_a_study_computes_on_may_differ(
+    given: str, field: str, value: object, begun: Path
+) -> None:
+    classes = TrainConfig, TuneConfig, RunConfig
+    argv = ["--resume", "--name", "old", "--storage", str(begun), *given.split()]
+    hide = ["num_workers", "min_workers"]
+    parsed = flags.parse(argv, "tune", *classes, description="d", hide=hide)
+    values = {name: each for config in parsed for name, each in config.model_dump().items()}
+    assert values[field] == value
+
+
+@pytest.mark.parametrize(
+    ("began", "given", "workers"),
+    [
+        ("1:4", "", (1, 4)),
+        ("1:4", "1:2", (1, 2)),
+        ("1:4", "2:4", (2, 4)),
+        ("1:4", "2", (None, 2)),
+        ("1:4", "1:8", "num_workers is 8, but old began with 4"),
+        ("1:4", "8", "num_workers is 8, but old began with 4"),
+        ("2:4", "1:4", "min_workers is 1, but old began with 2"),
+        ("2:4", "1", "num_workers is 1, but old began with 4"),
+        ("2", "2:2", (2, 2)),
+        ("2", "1:2", "min_workers is 1, but old began with None"),
+        ("2", "1", "num_workers is 1, but old began with 2"),
+    ],
+)
+def test_a_training_run_goes_on_with_workers_that_it_might_have_had(
+    began: str, given: str, workers: tuple[int | None, int] | str, tmp_path: Path
+) -> None:
+    config = TrainConfig().replace(num_workers=began)
+    with runs.claimed(tmp_path / "old", "train", config.model_dump()):
+        pass
+    argv = ["--resume", "--name", "old", "--storage", str(tmp_path)]
+    argv += ["--cpus-per-worker", "3", "--no-use-gpu"]
+    argv += [f"--num-workers={given}"] if given else []
+    if isinstance(workers, str):
+        with pytest.raises(UserError, match=workers):
+            flags.parse(argv, "train", TrainConfig, RunConfig, description="d")
+        return
+    asked, _ = flags.parse(argv, "train", TrainConfig, RunConfig, description="d")
+    assert (asked.min_workers, asked.num_workers) == workers
+    assert (asked.cpus_per_worker, asked.use_gpu) == (3, False)
+
+
+ON_TWO = {"workers": 1, "device": "cpu", "threads": 2, "arithmetic": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "now", "says"),
+    [
+        ([], {}, None),
+        ([ON_TWO], {}, None),
+        ([{"epoch": 1}], {"threads": 1}, None),  # written before it was recorded
+        ([ON_TWO], {"threads": 1}, "begun with 2 threads, goes on with 1 thread:"),
+        ([{"epoch": 1}, ON_TWO], {"threads": 1}, "begun with 2 threads, goes on with 1 thread:"),
+        # Of a run that is resumed again, what it began with counts.
+        ([ON_TWO, {**ON_TWO, "threads": 1}], {"threads": 1}, "begun with 2 threads, goes on"),
+        ([ON_TWO, {**ON_TWO, "threads": 1}], {"threads": 2}, None),
+        ([{**ON_TWO, "workers": 4}], {"workers": 1}, "begun with 4 workers, goes on with 1 worker"),
+        (
+            [ON_TWO],
+            {"device": "cuda", "threads": 8, "arithmetic": "bf16"},
+            "begun with device cpu, goes on with device cuda: it will end with other bits than an"
+            " undisturbed run",
+        ),
+        (
+            [ON_TWO],
+            {"threads": 4, "arithmetic": "fp32"},
+            "begun with 2 threads and arithmetic bf16, goes on with 4 threads and arithmetic fp32:",
+        ),
+        ([{**ON_TWO, "device": "cuda"}], {"device": "cuda", "threads": 1}, None),
+    ],
+)
+def test_other_bits_are_told(recorded: list[dict], now: dict, says: str | None) -> None:
+    told = resume.other_bits(recorded, {**ON_TWO, **now})
+    assert (told is None) == (says is None), told
+    assert (says or "") in (told or "")
 
 
 def test_a_population_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,8 +269,8 @@ def test_a_population_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFi
         tmp_path / "pbt", "tune", {**base, **TuneConfig(scheduler="pbt").model_dump()}
     ):
         pass
-    flags = ["--resume", "--name", "pbt", "--storage", str(tmp_path)]
-    assert errors.run(tune.main, flags) == 2
+    argv = ["--resume", "--name", "pbt", "--storage", str(tmp_path)]
+    assert errors.run(tune.main, argv) == 2
     assert "scheduler is pbt, whose population cannot be resumed" in capsys.readouterr().err
 
 

@@ -61,7 +61,7 @@ def test_every_kind_of_field_can_be_a_dimension() -> None:
         ("nesterov", "randint(0, 1)", "nesterov takes choice"),
         ("lr", f"uniform(0.1, {'9' * 400})", "uniform takes two numbers"),
         ("lr", "randint(1, 2)", "lr takes uniform, loguniform or choice"),
-        ("lr", "choice(2020-13-45)", "has no list of values in its brackets"),
+        ("lr", "choice(2020-13-45)", "lr is 2020-13-45, but must be a number"),
         ("epochs", "randint(1.5, 3)", "randint takes two whole numbers"),
         ("schedule", "choice(cosine)", "schedule is cosine, but must be one of"),
         ("momentum", "choice(0, 0.9)", "nesterov is on, but momentum is 0"),
