@@ -5,6 +5,7 @@ Without torch or Ray, so that a table opens at once.
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from mnist_ray import errors, storage, tables
 from mnist_ray.tables import EPOCHS, TRIAL_COLUMNS, TRIALS
@@ -92,17 +92,10 @@ def over_seeds(table: pa.Table) -> pa.Table:
 def render(table: pa.Table, form: str) -> str:
     """The table as csv, json (a list of objects), markdown, or aligned text for a terminal."""
     if form == "csv":
-        sink = pa.BufferOutputStream()
-        pyarrow.csv.write_csv(table, sink)
-        text: str = sink.getvalue().to_pybytes().decode()
-        return text.rstrip("\n")
+        return tables.csv(table).decode().rstrip("\n")
     rows = table.to_pylist()
     if form == "json":
-        # JSON has no NaN, which is the loss of a trial that diverged.
-        rows = [
-            {name: None if value != value else value for name, value in row.items()} for row in rows
-        ]
-        return json.dumps(rows, indent=2, default=str)
+        return json.dumps(_finite(rows), indent=2, default=str, allow_nan=False)
     names, *lines = cells(table)
     if form == "markdown":
         lines = [names, ["---"] * len(names), *lines]
@@ -121,6 +114,16 @@ def render(table: pa.Table, form: str) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def _finite(value: Any) -> Any:
+    """`value` without NaN and infinity, which are losses of a trial that diverged: JSON has no such
+    numbers."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list) else value
 
 
 def cells(table: pa.Table) -> list[list[str]]:
