@@ -7,6 +7,7 @@ The types of the columns do not depend on the rows, so that any tool reads two r
 import math
 import os
 import platform
+import re
 import subprocess
 import types
 import typing
@@ -102,7 +103,9 @@ TRIAL_COLUMNS = {
     "ray": Column(TEXT, "version"),
     "mnist_ray": Column(TEXT, "version"),
     "commit": Column(
-        TEXT, "of mnist_ray's source, with + where files were changed; empty outside a checkout"
+        TEXT,
+        "of mnist_ray's own checkout, with + where tracked files of its source were changed; empty"
+        " where it runs from anywhere else",
     ),
     "started": Column(TIME, "UTC time at which the run began; whole seconds in the CSV"),
     "ended": Column(TIME, "UTC time at which the trial ended; whole seconds in the CSV"),
@@ -257,7 +260,7 @@ def provenance() -> Row:
     row: Row = {
         "hardware": _hardware(),
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": _commit(PACKAGE),
     }
     for package in ("torch", "ray", "mnist_ray"):
         try:
@@ -386,6 +389,13 @@ def newest_run(home: str) -> Place:
     return max(tables, key=storage.modified).parent
 
 
+PACKAGE = Path(__file__).resolve().parent
+PROJECT = r"""^name *= *["']mnist[-_.]ray["']"""
+"""A line of mnist_ray's pyproject.toml."""
+OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+"""Variables by which git, within one of its hooks, names the repository that the hook is of."""
+
+
 def _hardware() -> str:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -397,14 +407,28 @@ def _hardware() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def _commit() -> str | None:
-    def git(*command: str) -> subprocess.CompletedProcess[str]:
-        folder = str(Path(__file__).parent)
-        return subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True)
+def _commit(package: Path) -> str | None:
+    """The commit of mnist_ray's own checkout: a repository with this package at its top, and the
+    project file that names it. One that it is installed in or copied into has other commits."""
 
+    def git(*command: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: v for name, v in os.environ.items() if name not in OTHER_REPOSITORY}
+        return subprocess.run(
+            ["git", "-C", str(package), *command], capture_output=True, text=True, env=environment
+        )
+
+    project = package.parent / "pyproject.toml"
     try:
+        if not re.search(PROJECT, project.read_text(encoding="utf-8"), re.MULTILINE):
+            return None
+        top = git("rev-parse", "--show-toplevel")
+        tracked = git("ls-files", "--error-unmatch", ".")
         head = git("rev-parse", "--short", "HEAD")
-        changed = git("diff", "--quiet", "HEAD").returncode
-    except OSError:
+        changed = git("diff", "--quiet", "HEAD", "--", ".")
+    except (OSError, UnicodeDecodeError):
         return None
-    return None if head.returncode else head.stdout.strip() + "+" * bool(changed)
+    if top.returncode or tracked.returncode or head.returncode:
+        return None
+    if Path(top.stdout.rstrip("\n")).resolve() != package.parent:
+        return None
+    return head.stdout.strip() + "+" * (changed.returncode == 1)

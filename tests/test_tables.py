@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -224,3 +225,72 @@ def test_json_has_neither_nan_nor_infinity(name: str, tmp_path: Path) -> None:
     assert [row[column] for row in rows] == [None] * 3
     assert [row["nested"] for row in rows] == [[{"a": [None, 1.0]}]] * 3
     assert math.isfinite(rows[0]["final_loss" if name == tables.TRIALS else "lr"])
+
+
+class Repository:
+    """A git repository, with files as they are named."""
+
+    def __init__(self, top: Path, *names: str, project: str | None = None) -> None:
+        self.top = top
+        top.mkdir(parents=True, exist_ok=True)
+        self.git("init", "--quiet")
+        if project:
+            self.write("pyproject.toml", f'[project]\nname = "{project}"\n')
+        for name in names:
+            self.write(name)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "All of it")
+
+    def write(self, name: str, text: str = "") -> None:
+        (self.top / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.top / name).write_text(text)
+
+    def git(self, *words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", "-C", str(self.top), *who, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("mnist_ray/tables.py", "README.md")
+    checkout = Repository(tmp_path / "checkout", *files, project="mnist_ray")
+    commit = checkout.git("rev-parse", "--short", "HEAD")
+    package = checkout.top / "mnist_ray"
+    checkout.write("README.md", "changed")  # which no run comes from
+    checkout.write("mnist_ray/notes.txt")  # untracked
+    assert tables._commit(package) == commit
+    checkout.write("mnist_ray/tables.py", "changed")
+    assert tables._commit(package) == f"{commit}+"
+    other = Repository(tmp_path / "other", "a")
+    monkeypatch.setenv("GIT_DIR", str(other.top / ".git"))  # as within a hook of that one
+    assert tables._commit(package) == f"{commit}+"
+    monkeypatch.setenv("PATH", "")
+    assert tables._commit(package) is None
+
+
+@pytest.mark.parametrize(
+    ("package", "project"),
+    [
+        (".venv/lib/python3.11/site-packages/mnist_ray", "mnist_ray"),
+        ("mnist_ray", "theirs"),
+        ("mnist_ray", None),
+        ("third_party/mnist/mnist_ray", "theirs"),
+    ],
+    ids=["installed", "vendored", "no project", "vendored deeper"],
+)
+def test_within_somebodys_repository_there_is_no_commit(
+    package: str, project: str | None, tmp_path: Path
+) -> None:
+    theirs = Repository(tmp_path, f"{package}/tables.py", project=project)
+    assert tables._commit(theirs.top / package) is None
+    # Nor where the whole of mnist_ray lies there, with its project file.
+    theirs.write(f"{package}/../pyproject.toml", '[project]\nname = "mnist-ray"\n')
+    if theirs.top / package != theirs.top / "mnist_ray":
+        assert tables._commit(theirs.top / package) is None
+
+
+def test_a_copy_that_git_does_not_track_has_no_commit(tmp_path: Path) -> None:
+    Repository(tmp_path, "a", project="mnist_ray").write("mnist_ray/tables.py")
+    assert tables._commit(tmp_path / "mnist_ray") is None
