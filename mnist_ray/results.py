@@ -14,7 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mnist_ray import errors, storage, tables
+from mnist_ray import errors, runs, storage, tables
+from mnist_ray.config import RunConfig
+from mnist_ray.storage import Place
 from mnist_ray.tables import EPOCHS, TRIAL_COLUMNS, TRIALS
 
 SUMMARY = (
@@ -32,6 +34,8 @@ characters. csv and json have all columns."""
 
 
 BEST = "best_accuracy"
+
+STORAGE = RunConfig().storage
 
 
 def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
@@ -52,11 +56,39 @@ def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
     return table.sort_by(order)
 
 
+def load(folders: Sequence[Place], name: str) -> dict[Place, pa.Table]:
+    """The table `name` of each run that has rows in it; says on stderr which have none yet. Raises
+    UserError for a folder that is no run's."""
+    found = {}
+    for folder in dict.fromkeys(folders):  # or a run named twice would count twice
+        table = _table(folder, name)
+        if len(table):
+            found[folder] = table
+        else:
+            print(f"{folder}: {name} has no rows yet", file=sys.stderr)
+    return found
+
+
+def _table(folder: Place, name: str) -> pa.Table:
+    try:
+        return tables.read(folder, name)
+    except tables.NoTable:
+        if runs.is_run(folder):  # that was killed before its first row
+            return tables.empty(name)
+        raise
+
+
 def where(table: pa.Table, condition: str) -> pa.Table:
     """The rows for which a condition like `lr > 0.05 and status == "ok"` holds, in the language of
     pandas.DataFrame.query; raises UserError."""
+    import pandas as pd
+
+    rows = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
     try:
-        return table.take(pa.array(table.to_pandas().query(condition).index, pa.int64()))
+        holds = rows.eval(condition)
+        if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds):
+            raise ValueError("it is neither true nor false of a row")
+        return table.filter(pa.array(holds.fillna(False).astype(bool)))
     except Exception as error:  # whatever a parser of Python expressions raises
         reason = " ".join(str(error).split())[:100]
         raise errors.UserError(
@@ -169,7 +201,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("path", nargs="*", help="Folders of runs, or URIs (default: the newest).")
     parser.add_argument("--top", type=int, metavar="N", help="Only the first N rows, at least 1.")
     parser.add_argument(
-        "--sort", default=BEST, metavar="COLUMN", help="Sort by (default: %(default)s)."
+        "--sort",
+        metavar="COLUMN",
+        help=f"Sort by (default: {BEST}; with --epochs, as they were trained).",
     )
     parser.add_argument(
         "--format",
@@ -188,9 +222,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--epochs", action="store_true", help="A row per trial and epoch.")
     parser.add_argument(
         "--storage",
-        default="~/mnist_ray_results",
         metavar="DIR|URI",
-        help="Where to look for the newest run (default: ~/mnist_ray_results).",
+        help=f"Where to look for the newest run (default: {STORAGE}).",
     )
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="Write a page of pictures (HTML) instead."
@@ -199,8 +232,12 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.top is not None and args.top < 1:
         raise errors.UserError(f"top is {args.top}, but must be at least 1.")
+    if args.path and args.storage is not None:
+        raise errors.UserError("storage is set, but so are paths; leave one of them out.")
+    if args.epochs and args.over_seeds:
+        raise errors.UserError("over_seeds is on, but epochs is too; leave one of them out.")
     folders = [storage.place("path", path) for path in args.path]
-    folders = folders or [tables.newest_run(args.storage)]
+    folders = folders or [tables.newest_run(STORAGE if args.storage is None else args.storage)]
     if args.report:
         for flag in ("top", "sort", "format", "where", "over_seeds", "epochs"):
             if getattr(args, flag) != parser.get_default(flag):
@@ -209,31 +246,32 @@ def main(argv: Sequence[str]) -> None:
                 )
         from mnist_ray import report  # Plotly, Optuna and pandas take seconds to import
 
-        print(report.write(folders, args.report))
+        if not (found := load(folders, TRIALS)):
+            raise errors.UserError(f"path {folders[0]} has no row yet, and so nothing to report.")
+        print(report.write(list(found), args.report))
         return
     name = EPOCHS if args.epochs else TRIALS
+    found = load(folders, name)
     table = pa.concat_tables(
-        [tables.read(folder, name) for folder in folders], promote_options="permissive"
+        list(found.values()) or [tables.empty(name)], promote_options="permissive"
     )
-    if args.epochs and args.over_seeds:
-        raise errors.UserError("over_seeds is on, but epochs is too; leave one of them out.")
     if args.where is not None:
         table = where(table, args.where)
     if args.over_seeds:
         table = over_seeds(table)
-    if not args.epochs:
-        table = ranked(table, args.sort)
+    if args.sort or not args.epochs:
+        table = ranked(table, args.sort or BEST)
     if args.top:
         table = table.slice(0, min(args.top, len(table)))
     if args.format in ("table", "markdown") and not len(table):
-        why = f"has no rows where {args.where}" if args.where else "has no rows yet"
-        print(f"{name} {why}", file=sys.stderr)
+        if found:
+            print(f"{name} has no rows where {args.where}", file=sys.stderr)
         return
     if args.format in ("table", "markdown"):
         table = table if args.epochs else summary(table)
         full = [name for name in table.column_names if table[name].null_count < len(table)]
         table = table.select(full)
-        print(f"{', '.join(str(folder) for folder in folders)}\n", file=sys.stderr)
+        print(f"{', '.join(str(folder) for folder in found)}\n", file=sys.stderr)
     print(render(table, args.format))
 
 

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "scoring": {"checkpoint", "data", "engine", "errors", "model", "storage"},
     "evaluate": {"checkpoint", "config", "data", "errors", "scoring"},
     "tables": {"config", "errors", "storage"},
-    "results": {"errors", "report", "storage", "tables"},
+    "results": {"config", "errors", "report", "runs", "storage", "tables"},
     "axes": set(),
     "figures": {"axes"},
     "page": set(),

@@ -138,6 +138,14 @@ def test_without_a_path_the_newest_run_is_shown(
         (["{tmp}/none"], "holds no trials.parquet"),
         (["--storage", "{tmp}/none"], "holds no results yet"),
         (["{run}", "--sort", "speed"], "sort is speed, but must be a column: run, trial"),
+        (
+            ["{run}", "--epochs", "--sort", "nonsense"],
+            "sort is nonsense, but must be a column: run",
+        ),
+        (["{run}", "--epochs", "--sort", "best_accuracy"], "must be a column: run, trial, epoch"),
+        (["{run}", "--epochs", "--over-seeds"], "over_seeds is on, but epochs is too"),
+        (["{run}", "--storage", "{tmp}"], "storage is set, but so are paths"),
+        (["{run}", "{tmp}/none"], "none holds no trials.parquet; name the folder of a run"),
         (["{run}", "--top", "0"], "top is 0, but must be at least 1"),
         (["{tmp}/damaged"], "trials.parquet cannot be read"),
     ],
@@ -184,11 +192,18 @@ def test_where_keeps_the_rows_for_which_it_holds(
 
     assert trials("lr > 0.2") == [1]
     assert trials('status != "failed" and best_accuracy > 0.4') == [1, 0]
+    assert trials("nesterov") == []
+    assert trials("not nesterov and batch_norm and lr > 0.2") == [1]
     assert trials("lr > 9") == []
     assert show(capsys, run, "--where", "lr > 9") == ""
 
 
-@pytest.mark.parametrize("condition", ["lr >", "rl > 0.1", "lr", "lr > 'x'", "", "\n"])
+NO_CONDITIONS = ["trial", "lr", "lr + 1", "'x'", "status", "x = 1", "True", "1 == 1", "trial.max()"]
+
+
+@pytest.mark.parametrize(
+    "condition", ["lr >", "rl > 0.1", "lr > 'x'", "", "\n", "lr.head(1) > 0", *NO_CONDITIONS]
+)
 def test_where_must_be_a_condition(
     condition: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +233,76 @@ def test_over_seeds_trials_that_differ_in_their_seed_only_are_one_row(
     assert "seed" not in best
     table = show(capsys, *sorted(tmp_path.iterdir()), "--over-seeds")
     assert "92.00%     2.65%" in table
+
+
+def test_where_takes_a_column_that_is_true_or_false_or_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    won = [True, False, None]
+    tables.write(tmp_path, [row(run="a", trial=i, winner=it) for i, it in enumerate(won)], [])
+
+    def trials(condition: str) -> list[int]:
+        shown = show(capsys, tmp_path, "--where", condition, "--format", "json")
+        return [row["trial"] for row in json.loads(shown)]
+
+    assert trials("winner") == trials("winner == True") == [0]
+    assert trials("not winner") == [1]
+
+
+def test_epochs_are_sorted_by_their_own_columns(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sort = ("--epochs", "--sort", "holdout_accuracy", "--format", "json")
+    shown = json.loads(show(capsys, run, *sort))
+    assert [row["holdout_accuracy"] for row in shown] == [0.9, 0.8, 0.5]
+    assert len(json.loads(show(capsys, run, *sort, "--top", "1"))) == 1
+
+
+@pytest.fixture
+def killed(run: Path) -> list[Path]:
+    """Two runs that began and have no row: one without tables, one with empty ones."""
+    folders = [run.parent / name for name in ("killed", "interrupted")]
+    for folder, kind in zip(folders, ("train", "tune"), strict=True):
+        folder.mkdir()
+        (folder / f"{kind}.yaml").touch()
+    tables.write(folders[1], [], [])
+    return folders
+
+
+@pytest.mark.parametrize("flags", [[], ["--epochs"]])
+@pytest.mark.parametrize("form", ["table", "markdown", "csv", "json"])
+def test_a_run_without_rows_hides_no_others(
+    flags: list[str],
+    form: str,
+    run: Path,
+    killed: list[Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alone = show(capsys, run, *flags, "--format", form)
+    argv = [killed[0], run, killed[1], *flags, "--format", form]
+    assert errors.run(results.main, [str(word) for word in argv]) == 0
+    out, err = capsys.readouterr()
+    assert out == alone
+    name = tables.EPOCHS if "--epochs" in flags else tables.TRIALS
+    assert [line for line in err.splitlines() if "no rows" in line] == [
+        f"{folder}: {name} has no rows yet" for folder in killed
+    ]
+    assert errors.run(results.main, [str(word) for word in [*killed, *flags]]) == 0
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 2)
+
+
+def test_nothing_at_all_is_an_empty_list(
+    killed: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(capsys, *killed, "--format", "json") == "[]\n"
+    (names,) = csv.reader(show(capsys, *killed, "--format", "csv").splitlines())
+    assert names == tables.SCHEMAS[tables.TRIALS].names
+
+
+def test_a_run_named_twice_counts_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = show(capsys, run, run / ".", run.parent / "first", "--format", "json")
+    assert shown == show(capsys, run, "--format", "json")
 
 
 def test_the_csv_files_hold_the_same(run: Path) -> None:
