@@ -24,6 +24,7 @@ SUMMARY = (
     "trial",
     "phase",
     "status",
+    "scored_on",
     "best_accuracy",
     "test_accuracy",
     "epochs_trained",
@@ -97,25 +98,33 @@ def where(table: pa.Table, condition: str) -> pa.Table:
         ) from None
 
 
+ALIKE = ("phase", "arithmetic")
+"""What trials over whose seeds a mean is taken have in common besides their config: a trial of the
+search that was chosen for its accuracy says nothing of its configuration's."""
+
+
 def over_seeds(table: pa.Table) -> pa.Table:
-    """A row for all trials that differ in nothing but their seed: how many have a result (`n`), and
-    of each accuracy the mean and the standard deviation of the sample (`_sd`, empty for one)."""
+    """A row for all trials that differ in nothing but their seed: how many came to their end (`n`),
+    of these the mean and the standard deviation of the sample of each accuracy (`_sd`, empty for
+    one), and how many did not (`unfinished`): those that diverged, failed, were stopped or still
+    run have no part in the means."""
     fields = [name for name in table.column_names if name not in TRIAL_COLUMNS and name != "seed"]
-    # A trial of the search that was chosen for its accuracy says nothing of its configuration's.
-    fields = [name for name in ("phase", *fields) if name in table.column_names]
+    fields = [*(name for name in ALIKE if name in table.column_names), *fields]
     fields = [name for name in fields if not pa.types.is_null(table.schema.field(name).type)]
-    measured = [
-        name
-        for name in ("best_accuracy", "final_accuracy", "test_accuracy")
-        if table[name].null_count < len(table)
-    ]
+    ended = pc.equal(table["status"], "ok")
+    accuracies = ("best_accuracy", "final_accuracy", "test_accuracy")
+    for name in (*accuracies, "train_seconds"):
+        values = pc.if_else(ended, table[name], None)
+        table = table.set_column(table.column_names.index(name), name, values)
+    measured = [each for each in accuracies if each == BEST or table[each].null_count < len(table)]
     groups = table.group_by(fields, use_threads=False).aggregate(
-        [("best_accuracy", "count"), ("train_seconds", "mean")]
+        [([], "count_all"), ("best_accuracy", "count"), ("train_seconds", "mean")]
         + [(name, "mean") for name in measured]
         + [(name, "stddev", pc.VarianceOptions(ddof=1)) for name in measured]
     )
     columns = {name: groups[name] for name in fields}
     columns["n"] = groups["best_accuracy_count"]
+    columns["unfinished"] = pc.subtract(groups["count_all"], columns["n"])
     for name in measured:
         columns |= {name: groups[f"{name}_mean"], f"{name}_sd": groups[f"{name}_stddev"]}
     return pa.table({**columns, "train_seconds": groups["train_seconds_mean"]})
@@ -173,15 +182,26 @@ def summary(table: pa.Table) -> pa.Table:
 
     shown = [name for name in SUMMARY if name in table.column_names]
     if "n" in table.column_names:  # over seeds
-        shown = [name for name in table.column_names if name in ("phase", "n")]
+        shown = [name for name in table.column_names if name in (*ALIKE, "n", "unfinished")]
         shown += [name for name in table.column_names if "_accuracy" in name]
         shown.append("train_seconds")
     shown = [name for name in shown if table[name].null_count < len(table)]
-    shown = [name for name in shown if name not in ("run", "phase") or differs(name)]
+    shown = [name for name in shown if name not in ("run", *ALIKE) or differs(name)]
+    if "unfinished" in shown and not pc.any(table["unfinished"].cast(pa.bool_())).as_py():
+        shown.remove("unfinished")
+    # Final runs alone are scored on the test set in a study, and accuracies of others may differ.
+    if "scored_on" in shown and not _scored_differently(table):
+        shown.remove("scored_on")
     implied = ("epochs", "holdout") if "phase" in shown else ()
     fields = [name for name in table.column_names if name not in (*TRIAL_COLUMNS, *shown, *implied)]
     fields = [name for name in fields if differs(name)]
     return table.select([*shown[:-1], *fields, *shown[-1:]])
+
+
+def _scored_differently(table: pa.Table) -> bool:
+    if "phase" in table.column_names:
+        table = table.filter(pc.not_equal(pc.fill_null(table["phase"], ""), "final"))
+    return len(pc.unique(table["scored_on"].drop_null())) > 1
 
 
 def _cell(name: str, value: Any) -> str:
@@ -217,7 +237,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--over-seeds",
         action="store_true",
-        help="One row for trials that differ in their seed only: mean, standard deviation, n.",
+        help="One row for trials that differ in their seed only and came to their end: mean,"
+        " standard deviation, n.",
     )
     parser.add_argument("--epochs", action="store_true", help="A row per trial and epoch.")
     parser.add_argument(

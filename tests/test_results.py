@@ -143,6 +143,7 @@ def test_without_a_path_the_newest_run_is_shown(
             "sort is nonsense, but must be a column: run",
         ),
         (["{run}", "--epochs", "--sort", "best_accuracy"], "must be a column: run, trial, epoch"),
+        (["{run}", "--over-seeds", "--sort", "seed"], "sort is seed, but must be a column: phase"),
         (["{run}", "--epochs", "--over-seeds"], "over_seeds is on, but epochs is too"),
         (["{run}", "--storage", "{tmp}"], "storage is set, but so are paths"),
         (["{run}", "{tmp}/none"], "none holds no trials.parquet; name the folder of a run"),
@@ -219,8 +220,8 @@ def test_over_seeds_trials_that_differ_in_their_seed_only_are_one_row(
     for seed, accuracy in enumerate([0.90, 0.91, 0.95]):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        trial = row(epoch(1, accuracy), run=str(seed), trial=0, seed=seed)
-        other = row(epoch(1, 0.5), run=str(seed), trial=1, seed=seed, lr=0.125)
+        trial = row(epoch(3, accuracy), run=str(seed), trial=0, seed=seed)
+        other = row(epoch(3, 0.5), run=str(seed), trial=1, seed=seed, lr=0.125)
         failed = row(run=str(seed), trial=2, seed=seed, lr=0.25, status="failed")
         tables.write(folder, [trial, other, failed], [])
     shown = show(capsys, *sorted(tmp_path.iterdir()), "--over-seeds", "--format", "json")
@@ -229,7 +230,8 @@ def test_over_seeds_trials_that_differ_in_their_seed_only_are_one_row(
     assert best["best_accuracy"] == pytest.approx(0.92)
     assert best["best_accuracy_sd"] == pytest.approx((0.0014 / 2) ** 0.5)
     assert (same["lr"], same["n"], same["best_accuracy_sd"]) == (0.125, 3, 0)
-    assert (none["lr"], none["n"], none["best_accuracy"]) == (0.25, 0, None)
+    assert (none["lr"], none["n"], none["unfinished"]) == (0.25, 0, 3)
+    assert none["best_accuracy"] is None
     assert "seed" not in best
     table = show(capsys, *sorted(tmp_path.iterdir()), "--over-seeds")
     assert "92.00%     2.65%" in table
@@ -247,6 +249,58 @@ def test_where_takes_a_column_that_is_true_or_false_or_empty(
 
     assert trials("winner") == trials("winner == True") == [0]
     assert trials("not winner") == [1]
+
+
+def test_over_seeds_only_what_came_to_its_end_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = [epoch(1, 0.5), epoch(2, 0.6)]
+    rows = [
+        row(*whole, epoch(3, 0.90), seed=0, arithmetic="fp32"),
+        row(*whole, epoch(3, 0.92), seed=1, arithmetic="fp32"),
+        row(*whole, epoch(3, 0.10, float("nan")), seed=2, arithmetic="fp32"),  # diverged
+        row(*whole, seed=3, arithmetic="fp32"),  # stopped
+        row(*whole, seed=4, arithmetic="fp32", status="running"),
+        row(*whole, seed=5, arithmetic="fp32", status="failed"),
+        row(*whole, epoch(3, 0.99), seed=6, arithmetic="bf16"),
+    ]
+    tables.write(tmp_path, [{**each, "run": "a", "trial": i} for i, each in enumerate(rows)], [])
+    bf16, fp32 = json.loads(show(capsys, tmp_path, "--over-seeds", "--format", "json"))
+    assert (fp32["arithmetic"], fp32["n"], fp32["unfinished"]) == ("fp32", 2, 4)
+    assert fp32["best_accuracy"] == pytest.approx(0.91)
+    assert fp32["best_accuracy_sd"] == pytest.approx(0.02 / 2**0.5)
+    assert fp32["final_accuracy"] == pytest.approx(0.91)
+    assert (bf16["arithmetic"], bf16["n"], bf16["unfinished"]) == ("bf16", 1, 0)
+    head, *lines = show(capsys, tmp_path, "--over-seeds", "--format", "markdown").splitlines()
+    assert head.startswith("| arithmetic | n | unfinished | best accuracy |")
+    assert lines[2].startswith("| fp32 | 2 | 4 | 91.00% |")
+    shown = show(capsys, tmp_path, "--over-seeds", "--where", "seed != 6 and status == 'stopped'")
+    assert shown.split() == ["n", "unfinished", "0", "1"]
+    assert "unfinished" not in show(capsys, tmp_path, "--over-seeds", "--where", "status == 'ok'")
+
+
+def test_accuracies_of_other_images_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = {**epoch(3, 0.7), "test_accuracy": 0.99, "test_loss": 0.1}
+    rows = {
+        "chosen": row(epoch(3, 0.9), run="chosen", trial=0),
+        "tested": tables.trial_row({**CONFIG, "holdout": 0}, [test], run="tested", trial=0),
+    }
+    for name, each in rows.items():
+        (tmp_path / name).mkdir()
+        tables.write(tmp_path / name, [each], [])
+    both = show(capsys, tmp_path / "chosen", tmp_path / "tested", "--format", "markdown")
+    assert "| tested | 0 | ok | test | 99.00%" in both
+    assert "| chosen | 0 | ok | holdout | 90.00%" in both
+    assert "holdout" not in show(capsys, tmp_path / "chosen")
+    # Within a study the phase says it.
+    study = [
+        {**rows["chosen"], "phase": "search"},
+        {**rows["tested"], "phase": "final", "trial": 1},
+    ]
+    tables.write(tmp_path / "chosen", study, [])
+    assert "scored on" not in show(capsys, tmp_path / "chosen", "--format", "markdown")
 
 
 def test_epochs_are_sorted_by_their_own_columns(
@@ -269,7 +323,7 @@ def killed(run: Path) -> list[Path]:
     return folders
 
 
-@pytest.mark.parametrize("flags", [[], ["--epochs"]])
+@pytest.mark.parametrize("flags", [[], ["--epochs"], ["--over-seeds"]])
 @pytest.mark.parametrize("form", ["table", "markdown", "csv", "json"])
 def test_a_run_without_rows_hides_no_others(
     flags: list[str],
