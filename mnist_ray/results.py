@@ -280,8 +280,10 @@ def main(argv: Sequence[str]) -> None:
         table = where(table, args.where)
     if args.over_seeds:
         table = over_seeds(table)
-    if args.sort or not args.epochs:
-        table = ranked(table, args.sort or BEST)
+    if args.sort is None and not args.epochs:
+        table = ranked(table)
+    elif args.sort is not None:
+        table = ranked(table, args.sort)
     if args.top:
         table = table.slice(0, min(args.top, len(table)))
     if args.format in ("table", "markdown") and not len(table):

@@ -143,6 +143,7 @@ def test_without_a_path_the_newest_run_is_shown(
             "sort is nonsense, but must be a column: run",
         ),
         (["{run}", "--epochs", "--sort", "best_accuracy"], "must be a column: run, trial, epoch"),
+        (["{run}", "--sort", ""], "sort is , but must be a column: run, trial"),
         (["{run}", "--over-seeds", "--sort", "seed"], "sort is seed, but must be a column: phase"),
         (["{run}", "--epochs", "--over-seeds"], "over_seeds is on, but epochs is too"),
         (["{run}", "--storage", "{tmp}"], "storage is set, but so are paths"),
