@@ -98,7 +98,8 @@ class Training:
         where = described(row["scored_on"])
         self.console.print(
             f"\n{row['status']}: {where} accuracy {row['final_accuracy']:.2%} after the last epoch,"
-            f" {row['best_accuracy']:.2%} at its best (epoch {row['best_epoch']})"
+            f" {row['best_accuracy']:.2%} at its best (epoch {row['best_epoch']}), scored after"
+            " every epoch"
         )
         if row["scored_on"] == "holdout":
             self.console.print(

@@ -27,9 +27,10 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
     if "phase" in trials:  # the confirmation has a figure of its own
         again = trials[trials["phase"].isin(["confirm", "final"])]
         epochs = epochs[~epochs["trial"].isin(again["trial"])]
-    score = _scored(epochs)
-    if score is None:
+    whose = scored_on(epochs)
+    if whose is None:
         return None
+    score = f"{whose}_accuracy"
     # The winner last, so that it lies on top.
     numbers = sorted(epochs["trial"].unique(), key=lambda number: (number == winner, number))
     shown: set[str] = set()
@@ -37,9 +38,10 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
         of_trial = epochs[epochs["trial"] == number]
         rows = trials[trials["trial"] == number]
         row = rows.iloc[0] if len(rows) else None
-        phase = "search" if row is None or pd.isna(row.get("phase")) else str(row["phase"])
+        phase = None if row is None or pd.isna(row.get("phase")) else str(row["phase"])
         stopped = row is not None and row["status"] == "stopped"
-        name = "the winner" if number == winner else phase
+        name = "the winner" if number == winner else phase or f"trial {number}"
+        colour = ORANGE if number == winner else COLOURS.get(phase or "", BLUE)
         figure.add_scatter(
             x=of_trial["epoch"],
             y=[axes.height(accuracy) for accuracy in of_trial[score]],
@@ -49,13 +51,13 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
             legendgroup=name,
             showlegend=name not in shown,
             line={
-                "color": ORANGE if number == winner else COLOURS[phase],
+                "color": colour,
                 "width": 3 if number == winner else 1,
             },
             marker={
                 "size": [4] * (len(of_trial) - 1) + [11 if stopped else 4],
                 "symbol": ["circle"] * (len(of_trial) - 1) + ["x-thin" if stopped else "circle"],
-                "line": {"width": 2, "color": COLOURS[phase]},
+                "line": {"width": 2, "color": colour},
             },
             opacity=1 if number == winner else 0.6,
             hovertemplate=f"trial {number}, epoch %{{x}}: %{{customdata[0]:.2%}}<extra></extra>",
@@ -219,6 +221,8 @@ def budget(trials: pd.DataFrame) -> go.Figure | None:
                 text=[f"{count} trial{'s' * (count > 1)}" for count in some["count"]],
                 hovertemplate="%{y} epochs<extra></extra>",
             )
+    if not figure.data:
+        return None
     figure.update_yaxes(title="epochs trained")
     figure.update_layout(showlegend=False)
     return figure
@@ -300,8 +304,10 @@ def _by_phase(trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(phase, some) for phase, some in pairs if len(some)]
 
 
-def _scored(epochs: pd.DataFrame) -> str | None:
-    for name in ("holdout_accuracy", "test_accuracy"):
+def scored_on(epochs: pd.DataFrame) -> str | None:
+    """Whose accuracies the curves show: holdout, or test where no trial held images out."""
+    for whose in ("holdout", "test"):
+        name = f"{whose}_accuracy"
         if name in epochs and epochs[name].notna().any():
-            return name
+            return whose
     return None

@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
+from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS, DONE, EXPERIMENT_TAG, SHOULD_CHECKPOINT
 
 from mnist_ray import checkpoint, display_study, errors, resources, resume, runs, storage, tables
 from mnist_ray.config import TrainConfig
@@ -23,6 +24,12 @@ DEATHS = {
     "temporarily unavailable": "its process was lost",
 }
 """What Ray says of a trial that did not fail by itself, and we in its place."""
+
+TUNES_OWN = {
+    *(*AUTO_RESULT_KEYS, *DEBUG_METRICS, DONE, EXPERIMENT_TAG, SHOULD_CHECKPOINT),
+    CHECKPOINT_PATH_KEY,
+}
+"""What Tune adds to the metrics that a trial reports."""
 
 
 class Recorder(tune.Callback):  # type: ignore[misc]
@@ -80,7 +87,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Trial], trial: Trial, result: tables.Row, **_: Any
     ) -> None:
         number = self.numbers[trial.trial_id]
-        row = tables.epoch_row(self.folder.name, number, result)
+        metrics = {name: value for name, value in result.items() if name not in TUNES_OWN}
+        row = tables.epoch_row(self.folder.name, number, metrics)
         # Where the trial's workers saved it, or else where Tune put what the trial reported.
         saved = result.get(CHECKPOINT_PATH_KEY) or os.path.join(
             trial.storage.trial_fs_path, result["checkpoint_dir_name"]

@@ -53,8 +53,9 @@ def _run(folder: Place) -> Iterator[str]:
     epochs = tables.read(folder, tables.EPOCHS).to_pandas()
     fields = _searched(trials)
     winner = _winner(trials)
+    scored_on = figures.scored_on(epochs)
     yield f"<h1>{escape(folder.name)}</h1>"
-    yield _summary(trials, epochs, fields, winner)
+    yield _summary(trials, epochs, fields)
     yield page.section(
         "With fresh seeds",
         "Each dot is a run of the same configuration with another seed; the bar is the mean,"
@@ -63,8 +64,9 @@ def _run(folder: Place) -> Iterator[str]:
     )
     yield page.section(
         "Every trial, epoch by epoch",
-        "Accuracy on the held-out images. The axis is logarithmic in the error, so that small"
-        " differences near the top can be seen. A cross is where a trial was stopped.",
+        f"Accuracy on the {WHOSE.get(scored_on or '', '')} images, scored after every epoch. The"
+        " axis is logarithmic in the error, so that small differences near the top can be seen. A"
+        " cross is where a trial was stopped.",
         figures.curves(trials, epochs, winner),
     )
     plots = [figures.against(trials, field, winner) for field in fields]
@@ -118,56 +120,97 @@ def _searched(trials: pd.DataFrame) -> list[str]:
     ]
 
 
+def _is_study(trials: pd.DataFrame) -> bool:
+    """Whether the rows are of a study; in the first tables, no row says of which phase it is."""
+    return len(trials) > 1 or ("phase" in trials and bool(trials["phase"].notna().any()))
+
+
 def _winner(trials: pd.DataFrame) -> int | None:
-    """The trial whose configuration the final runs have, or else the best of the search."""
-    if "phase" in trials:
-        final = trials.loc[trials["phase"] == "final", "repeats"].dropna()
-        if len(final):
-            return int(final.iloc[0])
-        confirmed = trials[(trials["phase"] == "confirm") & trials["repeats"].notna()]
-        if len(confirmed):
-            # One that failed counts as 0, as it does where the study chooses.
-            scores = confirmed["final_accuracy"].where(confirmed["status"] == "ok", 0.0)
-            return int(scores.groupby(confirmed["repeats"]).mean().idxmax())
-        if (trials["phase"] == "search").any():
-            trials = trials[trials["phase"] == "search"]
-    ranked = trials[trials["status"].isin(["ok", "stopped"]) & trials["best_accuracy"].notna()]
-    return int(ranked.loc[ranked["best_accuracy"].idxmax(), "trial"]) if len(ranked) else None
+    """The trial that the study took for its best; None where it has not come to that, or its table
+    is of a version that did not write it down."""
+    if "winner" not in trials:
+        return None
+    won = trials.loc[trials["winner"].eq(True), "trial"]
+    return int(won.iloc[0]) if len(won) else None
 
 
-def _summary(
-    trials: pd.DataFrame, epochs: pd.DataFrame, fields: list[str], winner: int | None
-) -> str:
+def _summary(trials: pd.DataFrame, epochs: pd.DataFrame, fields: list[str]) -> str:
     # Not the first row's: a trial that failed knows neither its arithmetic nor its checkpoint.
     first = trials.bfill().iloc[0]
     counts = [f"{n} {status}" for status, n in trials["status"].value_counts().items()]
     lines = {
-        "run": f"{len(trials)} trials ({', '.join(counts)}),"
-        f" {len(epochs)} epochs, {trials['train_seconds'].sum() / 60:.1f} minutes of training,"
-        f" {first['arithmetic']} on {first['device']}",
-        "made on": f"{first['hardware']}; torch {first['torch']}, Ray {first['ray']},"
-        f" commit {first['commit']}",
+        "run": _joined(
+            f"{len(trials)} trial{'s' * (len(trials) > 1)} ({', '.join(counts)})",
+            f"{len(epochs)} epoch{'s' * (len(epochs) != 1)}",
+            f"{trials['train_seconds'].sum() / 60:.1f} minutes of training",
+            _joined(_known(first, "arithmetic"), _known(first, "device", "on "), by=" "),
+        ),
+        "made on": _joined(
+            _known(first, "hardware"),
+            _joined(
+                _known(first, "torch", "torch "),
+                _known(first, "ray", "Ray "),
+                _known(first, "commit", "commit "),
+            ),
+            by="; ",
+        ),
     }
-    best = trials[trials["trial"] == winner]
+    winner = _winner(trials)
+    # A training run has one row, which no other lost to.
+    best = trials[trials["trial"] == winner] if _is_study(trials) else trials
     if len(best):
-        row = best.iloc[0]
+        lines |= _outcome(best.iloc[0], fields, winner)
+    elif "winner" not in trials:
+        lines["winner"] = "not known: the table is of an earlier version, which did not name it"
+    else:
+        lines["winner"] = "none: the study has not come to its end, or no trial has a result"
+    final = trials[trials["phase"] == "final"] if "phase" in trials else trials[:0]
+    final = final[final["status"] == "ok"]
+    if len(final):
+        scored = final["final_accuracy"]
+        spread = f" ± {scored.std():.2%}" if len(scored) > 1 else ""
+        lines["test accuracy"] = (
+            f"{scored.mean():.2%}{spread} after the last epoch, n = {len(scored)}"
+        )
+        lines["checkpoint"] = _known(final.iloc[0], "checkpoint")
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in lines.items() if text
+    )
+    return f"<dl>{rows}</dl>"
+
+
+WHOSE = {"holdout": "held-out", "test": "test"}
+
+
+def _outcome(row: pd.Series, fields: list[str], winner: int | None) -> dict[str, str]:
+    """What is known of the one trial that counts, which is a study's winner or a training run: its
+    values, its accuracies and its checkpoint."""
+    lines = {}
+    if winner is not None:
         values = ", ".join(f"{name} {axes.label(row[name])}" for name in fields)
         lines["winner"] = f"trial {winner}" + (f": {values}" if values else "")
-        what = {"holdout": "held-out", "test": "test"}[row["scored_on"]]
-        lines[f"{what} accuracy"] = (
-            f"{row['best_accuracy']:.2%} after epoch {row['best_epoch']:.0f}"
+    if pd.notna(row["best_accuracy"]):
+        trained = f"epoch {row['epochs_trained']:.0f} of {row['epochs']}"
+        lines[f"{WHOSE[row['scored_on']]} accuracy"] = (
+            f"{row['final_accuracy']:.2%} after"
+            f" {'the last epoch' if row['status'] == 'ok' else trained},"
+            f" {row['best_accuracy']:.2%} at its best (epoch {row['best_epoch']:.0f}),"
+            " scored after every epoch"
         )
-        final = trials[trials["phase"] == "final"] if "phase" in trials else trials[:0]
-        final = final[final["status"] == "ok"]
-        scored = final["final_accuracy"]
-        if len(scored):
-            spread = f" ± {scored.std():.2%}" if len(scored) > 1 else ""
-            lines["test accuracy"] = f"{scored.mean():.2%}{spread}, n = {len(scored)}"
-        elif pd.notna(row["test_accuracy"]):
-            lines["test accuracy"] = f"{row['test_accuracy']:.2%}, scored once"
-        lines["checkpoint"] = str((final if len(scored) else best)["checkpoint"].iloc[0])
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in lines.items())
-    return f"<dl>{rows}</dl>"
+    if row["scored_on"] == "holdout" and pd.notna(row["test_accuracy"]):
+        of = "after the last epoch" if winner is None else "of its checkpoint"
+        lines["test accuracy"] = f"{row['test_accuracy']:.2%} {of}, scored once"
+    lines["checkpoint"] = _known(row, "checkpoint")
+    return lines
+
+
+def _known(row: pd.Series, name: str, before: str = "") -> str:
+    """The value of a column as text, behind what comes `before` it; empty where it has none."""
+    return f"{before}{row[name]}" if pd.notna(row.get(name)) else ""
+
+
+def _joined(*parts: str, by: str = ", ") -> str:
+    return by.join(part for part in parts if part)
 
 
 def _cost(trials: pd.DataFrame) -> str:

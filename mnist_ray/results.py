@@ -5,6 +5,7 @@ Without torch or Ray, so that a table opens at once.
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
-from mnist_ray import errors, storage, tables
+from mnist_ray import errors, runs, storage, tables
+from mnist_ray.config import RunConfig
+from mnist_ray.storage import Place
 from mnist_ray.tables import EPOCHS, TRIAL_COLUMNS, TRIALS
 
 SUMMARY = (
@@ -22,6 +24,7 @@ SUMMARY = (
     "trial",
     "phase",
     "status",
+    "scored_on",
     "best_accuracy",
     "test_accuracy",
     "epochs_trained",
@@ -32,6 +35,8 @@ characters. csv and json have all columns."""
 
 
 BEST = "best_accuracy"
+
+STORAGE = RunConfig().storage
 
 
 def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
@@ -52,11 +57,39 @@ def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
     return table.sort_by(order)
 
 
+def load(folders: Sequence[Place], name: str) -> dict[Place, pa.Table]:
+    """The table `name` of each run that has rows in it; says on stderr which have none yet. Raises
+    UserError for a folder that is no run's."""
+    found = {}
+    for folder in dict.fromkeys(folders):  # or a run named twice would count twice
+        table = _table(folder, name)
+        if len(table):
+            found[folder] = table
+        else:
+            print(f"{folder}: {name} has no rows yet", file=sys.stderr)
+    return found
+
+
+def _table(folder: Place, name: str) -> pa.Table:
+    try:
+        return tables.read(folder, name)
+    except tables.NoTable:
+        if runs.is_run(folder):  # that was killed before its first row
+            return tables.empty(name)
+        raise
+
+
 def where(table: pa.Table, condition: str) -> pa.Table:
     """The rows for which a condition like `lr > 0.05 and status == "ok"` holds, in the language of
     pandas.DataFrame.query; raises UserError."""
+    import pandas as pd
+
+    rows = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
     try:
-        return table.take(pa.array(table.to_pandas().query(condition).index, pa.int64()))
+        holds = rows.eval(condition)
+        if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds):
+            raise ValueError("it is neither true nor false of a row")
+        return table.filter(pa.array(holds.fillna(False).astype(bool)))
     except Exception as error:  # whatever a parser of Python expressions raises
         reason = " ".join(str(error).split())[:100]
         raise errors.UserError(
@@ -65,25 +98,33 @@ def where(table: pa.Table, condition: str) -> pa.Table:
         ) from None
 
 
+ALIKE = ("phase", "arithmetic")
+"""What trials over whose seeds a mean is taken have in common besides their config: a trial of the
+search that was chosen for its accuracy says nothing of its configuration's."""
+
+
 def over_seeds(table: pa.Table) -> pa.Table:
-    """A row for all trials that differ in nothing but their seed: how many have a result (`n`), and
-    of each accuracy the mean and the standard deviation of the sample (`_sd`, empty for one)."""
+    """A row for all trials that differ in nothing but their seed: how many came to their end (`n`),
+    of these the mean and the standard deviation of the sample of each accuracy (`_sd`, empty for
+    one), and how many did not (`unfinished`): those that diverged, failed, were stopped or still
+    run have no part in the means."""
     fields = [name for name in table.column_names if name not in TRIAL_COLUMNS and name != "seed"]
-    # A trial of the search that was chosen for its accuracy says nothing of its configuration's.
-    fields = [name for name in ("phase", *fields) if name in table.column_names]
+    fields = [*(name for name in ALIKE if name in table.column_names), *fields]
     fields = [name for name in fields if not pa.types.is_null(table.schema.field(name).type)]
-    measured = [
-        name
-        for name in ("best_accuracy", "final_accuracy", "test_accuracy")
-        if table[name].null_count < len(table)
-    ]
+    ended = pc.equal(table["status"], "ok")
+    accuracies = ("best_accuracy", "final_accuracy", "test_accuracy")
+    for name in (*accuracies, "train_seconds"):
+        values = pc.if_else(ended, table[name], None)
+        table = table.set_column(table.column_names.index(name), name, values)
+    measured = [each for each in accuracies if each == BEST or table[each].null_count < len(table)]
     groups = table.group_by(fields, use_threads=False).aggregate(
-        [("best_accuracy", "count"), ("train_seconds", "mean")]
+        [([], "count_all"), ("best_accuracy", "count"), ("train_seconds", "mean")]
         + [(name, "mean") for name in measured]
         + [(name, "stddev", pc.VarianceOptions(ddof=1)) for name in measured]
     )
     columns = {name: groups[name] for name in fields}
     columns["n"] = groups["best_accuracy_count"]
+    columns["unfinished"] = pc.subtract(groups["count_all"], columns["n"])
     for name in measured:
         columns |= {name: groups[f"{name}_mean"], f"{name}_sd": groups[f"{name}_stddev"]}
     return pa.table({**columns, "train_seconds": groups["train_seconds_mean"]})
@@ -92,17 +133,10 @@ def over_seeds(table: pa.Table) -> pa.Table:
 def render(table: pa.Table, form: str) -> str:
     """The table as csv, json (a list of objects), markdown, or aligned text for a terminal."""
     if form == "csv":
-        sink = pa.BufferOutputStream()
-        pyarrow.csv.write_csv(table, sink)
-        text: str = sink.getvalue().to_pybytes().decode()
-        return text.rstrip("\n")
+        return tables.csv(table).decode().rstrip("\n")
     rows = table.to_pylist()
     if form == "json":
-        # JSON has no NaN, which is the loss of a trial that diverged.
-        rows = [
-            {name: None if value != value else value for name, value in row.items()} for row in rows
-        ]
-        return json.dumps(rows, indent=2, default=str)
+        return json.dumps(_finite(rows), indent=2, default=str, allow_nan=False)
     names, *lines = cells(table)
     if form == "markdown":
         lines = [names, ["---"] * len(names), *lines]
@@ -123,6 +157,16 @@ def render(table: pa.Table, form: str) -> str:
     )
 
 
+def _finite(value: Any) -> Any:
+    """`value` without NaN and infinity, which are losses of a trial that diverged: JSON has no such
+    numbers."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list) else value
+
+
 def cells(table: pa.Table) -> list[list[str]]:
     """The table as people read it: a row of names, and a row for each of its rows."""
     names = [name.removesuffix("_trained").replace("_", " ") for name in table.column_names]
@@ -138,15 +182,26 @@ def summary(table: pa.Table) -> pa.Table:
 
     shown = [name for name in SUMMARY if name in table.column_names]
     if "n" in table.column_names:  # over seeds
-        shown = [name for name in table.column_names if name in ("phase", "n")]
+        shown = [name for name in table.column_names if name in (*ALIKE, "n", "unfinished")]
         shown += [name for name in table.column_names if "_accuracy" in name]
         shown.append("train_seconds")
     shown = [name for name in shown if table[name].null_count < len(table)]
-    shown = [name for name in shown if name not in ("run", "phase") or differs(name)]
+    shown = [name for name in shown if name not in ("run", *ALIKE) or differs(name)]
+    if "unfinished" in shown and not pc.any(table["unfinished"].cast(pa.bool_())).as_py():
+        shown.remove("unfinished")
+    # Final runs alone are scored on the test set in a study, and accuracies of others may differ.
+    if "scored_on" in shown and not _scored_differently(table):
+        shown.remove("scored_on")
     implied = ("epochs", "holdout") if "phase" in shown else ()
     fields = [name for name in table.column_names if name not in (*TRIAL_COLUMNS, *shown, *implied)]
     fields = [name for name in fields if differs(name)]
     return table.select([*shown[:-1], *fields, *shown[-1:]])
+
+
+def _scored_differently(table: pa.Table) -> bool:
+    if "phase" in table.column_names:
+        table = table.filter(pc.not_equal(pc.fill_null(table["phase"], ""), "final"))
+    return len(pc.unique(table["scored_on"].drop_null())) > 1
 
 
 def _cell(name: str, value: Any) -> str:
@@ -166,7 +221,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("path", nargs="*", help="Folders of runs, or URIs (default: the newest).")
     parser.add_argument("--top", type=int, metavar="N", help="Only the first N rows, at least 1.")
     parser.add_argument(
-        "--sort", default=BEST, metavar="COLUMN", help="Sort by (default: %(default)s)."
+        "--sort",
+        metavar="COLUMN",
+        help=f"Sort by (default: {BEST}; with --epochs, as they were trained).",
     )
     parser.add_argument(
         "--format",
@@ -180,14 +237,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--over-seeds",
         action="store_true",
-        help="One row for trials that differ in their seed only: mean, standard deviation, n.",
+        help="One row for trials that differ in their seed only and came to their end: mean,"
+        " standard deviation, n.",
     )
     parser.add_argument("--epochs", action="store_true", help="A row per trial and epoch.")
     parser.add_argument(
         "--storage",
-        default="~/mnist_ray_results",
         metavar="DIR|URI",
-        help="Where to look for the newest run (default: ~/mnist_ray_results).",
+        help=f"Where to look for the newest run (default: {STORAGE}).",
     )
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="Write a page of pictures (HTML) instead."
@@ -196,8 +253,12 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.top is not None and args.top < 1:
         raise errors.UserError(f"top is {args.top}, but must be at least 1.")
+    if args.path and args.storage is not None:
+        raise errors.UserError("storage is set, but so are paths; leave one of them out.")
+    if args.epochs and args.over_seeds:
+        raise errors.UserError("over_seeds is on, but epochs is too; leave one of them out.")
     folders = [storage.place("path", path) for path in args.path]
-    folders = folders or [tables.newest_run(args.storage)]
+    folders = folders or [tables.newest_run(STORAGE if args.storage is None else args.storage)]
     if args.report:
         for flag in ("top", "sort", "format", "where", "over_seeds", "epochs"):
             if getattr(args, flag) != parser.get_default(flag):
@@ -206,31 +267,34 @@ def main(argv: Sequence[str]) -> None:
                 )
         from mnist_ray import report  # Plotly, Optuna and pandas take seconds to import
 
-        print(report.write(folders, args.report))
+        if not (found := load(folders, TRIALS)):
+            raise errors.UserError(f"path {folders[0]} has no row yet, and so nothing to report.")
+        print(report.write(list(found), args.report))
         return
     name = EPOCHS if args.epochs else TRIALS
+    found = load(folders, name)
     table = pa.concat_tables(
-        [tables.read(folder, name) for folder in folders], promote_options="permissive"
+        list(found.values()) or [tables.empty(name)], promote_options="permissive"
     )
-    if args.epochs and args.over_seeds:
-        raise errors.UserError("over_seeds is on, but epochs is too; leave one of them out.")
     if args.where is not None:
         table = where(table, args.where)
     if args.over_seeds:
         table = over_seeds(table)
-    if not args.epochs:
+    if args.sort is None and not args.epochs:
+        table = ranked(table)
+    elif args.sort is not None:
         table = ranked(table, args.sort)
     if args.top:
         table = table.slice(0, min(args.top, len(table)))
     if args.format in ("table", "markdown") and not len(table):
-        why = f"has no rows where {args.where}" if args.where else "has no rows yet"
-        print(f"{name} {why}", file=sys.stderr)
+        if found:
+            print(f"{name} has no rows where {args.where}", file=sys.stderr)
         return
     if args.format in ("table", "markdown"):
         table = table if args.epochs else summary(table)
         full = [name for name in table.column_names if table[name].null_count < len(table)]
         table = table.select(full)
-        print(f"{', '.join(str(folder) for folder in folders)}\n", file=sys.stderr)
+        print(f"{', '.join(str(folder) for folder in found)}\n", file=sys.stderr)
     print(render(table, args.format))
 
 

@@ -54,6 +54,11 @@ def settings(run: RunConfig, kind: str) -> dict[str, Any]:
     return read_yaml(folder(run, kind) / f"{kind}.yaml")
 
 
+def is_run(folder: Place) -> bool:
+    """Whether a run has begun in this folder."""
+    return any((folder / f"{kind}.yaml").is_file() for kind in ("train", "tune"))
+
+
 @contextmanager
 def claimed(
     folder: Place, kind: str, settings: Mapping[str, Any], resume: bool = False

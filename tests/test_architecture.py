@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "process": {"kernels"},
     "scoring": {"checkpoint", "data", "engine", "errors", "model", "storage"},
     "evaluate": {"checkpoint", "config", "data", "errors", "scoring"},
-    "tables": {"errors", "storage"},
-    "results": {"errors", "report", "storage", "tables"},
+    "tables": {"config", "errors", "storage"},
+    "results": {"config", "errors", "report", "runs", "storage", "tables"},
     "axes": set(),
     "figures": {"axes"},
     "page": set(),
@@ -111,7 +111,8 @@ def keep(metrics, state):
     checkpoint.save(folder, checkpoint.Checkpoint(state, recipe, [metrics], splits.hash))
 engine.fit(recipe, splits, on_epoch=keep)
 assert scoring.score_test(folder, mnist).accuracy == rows[0]["test_accuracy"]
-tables.write(folder, [tables.trial_row(recipe.model_dump(), rows)], rows)
+epochs = [tables.epoch_row("a", 0, metrics) for metrics in rows]
+tables.write(folder, [tables.trial_row(recipe.model_dump(), rows)], epochs)
 assert tables.read(folder)["final_accuracy"][0].as_py() == rows[0]["test_accuracy"]
 """)
 

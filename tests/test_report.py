@@ -20,7 +20,8 @@ STARTED = pd.Timestamp("2026-01-01T12:00:00Z")
 def trial(number: int, phase: str | None, accuracies: list[float], **more: Any) -> Any:
     """A row of the trials table and its rows of the epochs table."""
     config = TrainConfig(holdout=0 if phase == "final" else 100, epochs=3).model_dump()
-    scored_on = "test" if phase == "final" else "holdout"
+    config |= {name: more.pop(name) for name in list(more) if name in config}
+    scored_on = "holdout" if config["holdout"] else "test"
     epochs = [
         {
             "run": "a",
@@ -36,7 +37,6 @@ def trial(number: int, phase: str | None, accuracies: list[float], **more: Any) 
     ]
     known = {"run": "a", "trial": number, "phase": phase, "hardware": "a <fast> one"}
     known |= {"started": STARTED, "ended": STARTED + pd.Timedelta(minutes=number + 1)}
-    config |= {name: more.pop(name) for name in list(more) if name in config}
     return tables.trial_row(config, epochs, **{**known, **more}), epochs
 
 
@@ -50,12 +50,13 @@ def write(folder: Path, *pairs: Any) -> Path:
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     screened = [
-        trial(i, "screen", [0.9 + i / 200], lr=0.01 * 2**i, dropout=i / 20, epochs=1)
+        trial(i, "screen", [0.9 + i / 200], lr=0.01 * 2**i, dropout=i / 20, epochs=1, winner=False)
         for i in range(12)
     ]
     searched = [
         trial(
-            12 + i, "search", [0.9, 0.95, 0.97 + i / 100], lr=0.01 * 2 ** (10 + i), repeats=10 + i
+            *(12 + i, "search", [0.9, 0.95, 0.97 + i / 100]),
+            **{"lr": 0.01 * 2 ** (10 + i), "repeats": 10 + i, "winner": i == 1},
         )
         for i in range(2)
     ]
@@ -93,7 +94,8 @@ def test_the_page_needs_nothing_from_outside(study: Path) -> None:
         assert title in page
     assert page.count("data:image/png;base64,") == 2
     assert "trial 13: lr 20.48" in page
-    assert "99.00%, n = 1" in page
+    assert "99.00% after the last epoch, n = 1" in page
+    assert "98.00% after the last epoch, 98.00% at its best (epoch 3)" in page
 
 
 def test_curves_are_the_epochs_of_each_trial(study: Path) -> None:
@@ -192,17 +194,85 @@ def test_a_failed_trial_says_why_and_hides_nothing(tmp_path: Path) -> None:
     assert "fp32 on cpu" in page
 
 
-def test_a_repetition_that_failed_counts_as_nothing(tmp_path: Path) -> None:
-    # As in plan.Plan.confirmed, which chose the winner.
-    pairs = [trial(i, "search", [0.9, 0.95, 0.96], lr=0.1 + i / 10) for i in range(2)]
-    pairs += [
-        trial(2, "confirm", [], status="failed", error="gone", seed=1, repeats=0),
-        trial(3, "confirm", [0.9, 0.95, 0.99], seed=2, repeats=0),
-        trial(4, "confirm", [0.9, 0.95, 0.97], seed=1, repeats=1),
-        trial(5, "confirm", [0.9, 0.95, 0.97], seed=2, repeats=1),
+def outcome(folder: Path) -> str:
+    """What the page says before its first figure."""
+    found = re.search("<h1>.*?</dl>", report.render([folder]), re.DOTALL)
+    assert found
+    return found[0]
+
+
+def test_the_winner_is_the_trial_that_the_study_wrote_down(tmp_path: Path) -> None:
+    # Not the one of the highest accuracy, nor the one with final runs of its own.
+    pairs = [
+        trial(0, "search", [0.9, 0.95, 0.96], lr=0.1, winner=False),
+        trial(1, "search", [0.9, 0.95, 0.94], lr=0.2, winner=True, test_accuracy=0.93),
+        trial(2, "confirm", [0.9, 0.95, 0.99], seed=1, repeats=0, winner=False),
     ]
-    trials, _ = read(write(tmp_path / "a", *pairs))
-    assert report._winner(trials) == 1
+    folder = write(tmp_path / "a", *pairs)
+    said = outcome(folder)
+    assert "trial 1: lr 0.2" in said
+    assert "<dt>held-out accuracy</dt><dd>94.00% after the last epoch, 95.00% at its best" in said
+    assert "<dt>test accuracy</dt><dd>93.00% of its checkpoint, scored once" in said
+    trials, epochs = read(folder)
+    figure = figures.curves(trials, epochs, report._winner(trials))
+    assert figure is not None
+    assert figure.data[-1].name == "the winner"
+    assert figure.data[-1].customdata[-1] == [0.94] or list(figure.data[-1].customdata[-1]) == [
+        0.94
+    ]
+
+
+def test_a_study_that_names_no_winner_has_none(study: Path) -> None:
+    rows = [{**row, "winner": False} for row in tables.read(study).to_pylist()]
+    tables.write(study, rows, tables.read(study, tables.EPOCHS).to_pylist())
+    assert "none: the study has not come to its end" in outcome(study)
+    pq.write_table(tables.read(study).drop(["winner"]), study / tables.TRIALS)
+    said = outcome(study)
+    assert "not known: the table is of an earlier version" in said
+    assert "trial 13" not in said
+
+
+def test_a_training_run_on_all_images_was_scored_after_every_epoch(tmp_path: Path) -> None:
+    row, epochs = trial(0, None, [0.9, 0.97, 0.96], holdout=0)
+    assert (row["scored_on"], row["winner"]) == ("test", None)
+    page = report.render([write(tmp_path / "a", (row, epochs))])
+    body = page[page.index("<h1>") :]
+    assert (
+        "<dt>test accuracy</dt><dd>96.00% after the last epoch, 97.00% at its best (epoch 2),"
+        " scored after every epoch</dd>" in body
+    )
+    assert "Accuracy on the test images, scored after every epoch" in body
+    assert "scored once" not in body
+    assert "held-out" not in body
+    assert "winner" not in body.replace("the star is the winner", "")
+
+
+def test_a_training_run_with_a_holdout_scored_the_test_set_once(tmp_path: Path) -> None:
+    pair = trial(0, None, [0.9, 0.97, 0.96], test_accuracy=0.955)
+    body = report.render([write(tmp_path / "a", pair)])
+    assert "<dt>held-out accuracy</dt><dd>96.00% after the last epoch" in body
+    assert "<dt>test accuracy</dt><dd>95.50% after the last epoch, scored once</dd>" in body
+    assert "Accuracy on the held-out images" in body
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        trial(0, "search", [], status="failed", error="gone", winner=False, hardware=None),
+        trial(0, None, [], status="running", hardware=None),
+        trial(0, None, [0.9, 0.95], status="running", hardware=None),
+        trial(0, "search", [0.1], status="diverged", best_loss=float("nan"), winner=True),
+    ],
+    ids=["failed", "before the first epoch", "half-run", "diverged"],
+)
+@pytest.mark.parametrize("dropped", [(), ("phase", "winner", "commit", "ray", "device")])
+def test_what_is_not_known_is_not_said(pair: Any, dropped: Any, tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", pair)
+    pq.write_table(tables.read(folder).drop(list(dropped)), folder / tables.TRIALS)
+    said = outcome(folder)
+    assert not re.findall(r"\b(?:None|nan|NaT|NaN)\b", said)
+    assert not re.findall(r"\b(?:commit|Ray|torch|on) *(?:[,;]|</dd>)", said)
+    assert "<dd></dd>" not in said
 
 
 def test_what_all_in_full_would_have_taken_is_each_by_its_own_epochs(tmp_path: Path) -> None:
@@ -246,8 +316,13 @@ def test_the_command_writes_it_whole_or_says_why_not(
         assert errors.run(results.main, [str(study), "--report", str(bad)]) == 2
         assert f"report {bad} cannot be written" in capsys.readouterr().err
     empty = write(tmp_path / "empty")
+    page.unlink()
     assert errors.run(results.main, [str(empty), "--report", str(page)]) == 2
     assert "nothing to report" in capsys.readouterr().err
+    assert not page.exists()
+    assert errors.run(results.main, [str(empty), str(study), "--report", str(page)]) == 0
+    assert f"{empty}: trials.parquet has no rows yet" in capsys.readouterr().err
+    assert "trial 13" in page.read_text()
     assert not list(tmp_path.glob(".report*"))
 
 

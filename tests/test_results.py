@@ -138,6 +138,16 @@ def test_without_a_path_the_newest_run_is_shown(
         (["{tmp}/none"], "holds no trials.parquet"),
         (["--storage", "{tmp}/none"], "holds no results yet"),
         (["{run}", "--sort", "speed"], "sort is speed, but must be a column: run, trial"),
+        (
+            ["{run}", "--epochs", "--sort", "nonsense"],
+            "sort is nonsense, but must be a column: run",
+        ),
+        (["{run}", "--epochs", "--sort", "best_accuracy"], "must be a column: run, trial, epoch"),
+        (["{run}", "--sort", ""], "sort is , but must be a column: run, trial"),
+        (["{run}", "--over-seeds", "--sort", "seed"], "sort is seed, but must be a column: phase"),
+        (["{run}", "--epochs", "--over-seeds"], "over_seeds is on, but epochs is too"),
+        (["{run}", "--storage", "{tmp}"], "storage is set, but so are paths"),
+        (["{run}", "{tmp}/none"], "none holds no trials.parquet; name the folder of a run"),
         (["{run}", "--top", "0"], "top is 0, but must be at least 1"),
         (["{tmp}/damaged"], "trials.parquet cannot be read"),
     ],
@@ -184,11 +194,18 @@ def test_where_keeps_the_rows_for_which_it_holds(
 
     assert trials("lr > 0.2") == [1]
     assert trials('status != "failed" and best_accuracy > 0.4') == [1, 0]
+    assert trials("nesterov") == []
+    assert trials("not nesterov and batch_norm and lr > 0.2") == [1]
     assert trials("lr > 9") == []
     assert show(capsys, run, "--where", "lr > 9") == ""
 
 
-@pytest.mark.parametrize("condition", ["lr >", "rl > 0.1", "lr", "lr > 'x'", "", "\n"])
+NO_CONDITIONS = ["trial", "lr", "lr + 1", "'x'", "status", "x = 1", "True", "1 == 1", "trial.max()"]
+
+
+@pytest.mark.parametrize(
+    "condition", ["lr >", "rl > 0.1", "lr > 'x'", "", "\n", "lr.head(1) > 0", *NO_CONDITIONS]
+)
 def test_where_must_be_a_condition(
     condition: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,8 +221,8 @@ def test_over_seeds_trials_that_differ_in_their_seed_only_are_one_row(
     for seed, accuracy in enumerate([0.90, 0.91, 0.95]):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        trial = row(epoch(1, accuracy), run=str(seed), trial=0, seed=seed)
-        other = row(epoch(1, 0.5), run=str(seed), trial=1, seed=seed, lr=0.125)
+        trial = row(epoch(3, accuracy), run=str(seed), trial=0, seed=seed)
+        other = row(epoch(3, 0.5), run=str(seed), trial=1, seed=seed, lr=0.125)
         failed = row(run=str(seed), trial=2, seed=seed, lr=0.25, status="failed")
         tables.write(folder, [trial, other, failed], [])
     shown = show(capsys, *sorted(tmp_path.iterdir()), "--over-seeds", "--format", "json")
@@ -214,10 +231,133 @@ def test_over_seeds_trials_that_differ_in_their_seed_only_are_one_row(
     assert best["best_accuracy"] == pytest.approx(0.92)
     assert best["best_accuracy_sd"] == pytest.approx((0.0014 / 2) ** 0.5)
     assert (same["lr"], same["n"], same["best_accuracy_sd"]) == (0.125, 3, 0)
-    assert (none["lr"], none["n"], none["best_accuracy"]) == (0.25, 0, None)
+    assert (none["lr"], none["n"], none["unfinished"]) == (0.25, 0, 3)
+    assert none["best_accuracy"] is None
     assert "seed" not in best
     table = show(capsys, *sorted(tmp_path.iterdir()), "--over-seeds")
     assert "92.00%     2.65%" in table
+
+
+def test_where_takes_a_column_that_is_true_or_false_or_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    won = [True, False, None]
+    tables.write(tmp_path, [row(run="a", trial=i, winner=it) for i, it in enumerate(won)], [])
+
+    def trials(condition: str) -> list[int]:
+        shown = show(capsys, tmp_path, "--where", condition, "--format", "json")
+        return [row["trial"] for row in json.loads(shown)]
+
+    assert trials("winner") == trials("winner == True") == [0]
+    assert trials("not winner") == [1]
+
+
+def test_over_seeds_only_what_came_to_its_end_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = [epoch(1, 0.5), epoch(2, 0.6)]
+    rows = [
+        row(*whole, epoch(3, 0.90), seed=0, arithmetic="fp32"),
+        row(*whole, epoch(3, 0.92), seed=1, arithmetic="fp32"),
+        row(*whole, epoch(3, 0.10, float("nan")), seed=2, arithmetic="fp32"),  # diverged
+        row(*whole, seed=3, arithmetic="fp32"),  # stopped
+        row(*whole, seed=4, arithmetic="fp32", status="running"),
+        row(*whole, seed=5, arithmetic="fp32", status="failed"),
+        row(*whole, epoch(3, 0.99), seed=6, arithmetic="bf16"),
+    ]
+    tables.write(tmp_path, [{**each, "run": "a", "trial": i} for i, each in enumerate(rows)], [])
+    bf16, fp32 = json.loads(show(capsys, tmp_path, "--over-seeds", "--format", "json"))
+    assert (fp32["arithmetic"], fp32["n"], fp32["unfinished"]) == ("fp32", 2, 4)
+    assert fp32["best_accuracy"] == pytest.approx(0.91)
+    assert fp32["best_accuracy_sd"] == pytest.approx(0.02 / 2**0.5)
+    assert fp32["final_accuracy"] == pytest.approx(0.91)
+    assert (bf16["arithmetic"], bf16["n"], bf16["unfinished"]) == ("bf16", 1, 0)
+    head, *lines = show(capsys, tmp_path, "--over-seeds", "--format", "markdown").splitlines()
+    assert head.startswith("| arithmetic | n | unfinished | best accuracy |")
+    assert lines[2].startswith("| fp32 | 2 | 4 | 91.00% |")
+    shown = show(capsys, tmp_path, "--over-seeds", "--where", "seed != 6 and status == 'stopped'")
+    assert shown.split() == ["n", "unfinished", "0", "1"]
+    assert "unfinished" not in show(capsys, tmp_path, "--over-seeds", "--where", "status == 'ok'")
+
+
+def test_accuracies_of_other_images_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = {**epoch(3, 0.7), "test_accuracy": 0.99, "test_loss": 0.1}
+    rows = {
+        "chosen": row(epoch(3, 0.9), run="chosen", trial=0),
+        "tested": tables.trial_row({**CONFIG, "holdout": 0}, [test], run="tested", trial=0),
+    }
+    for name, each in rows.items():
+        (tmp_path / name).mkdir()
+        tables.write(tmp_path / name, [each], [])
+    both = show(capsys, tmp_path / "chosen", tmp_path / "tested", "--format", "markdown")
+    assert "| tested | 0 | ok | test | 99.00%" in both
+    assert "| chosen | 0 | ok | holdout | 90.00%" in both
+    assert "holdout" not in show(capsys, tmp_path / "chosen")
+    # Within a study the phase says it.
+    study = [
+        {**rows["chosen"], "phase": "search"},
+        {**rows["tested"], "phase": "final", "trial": 1},
+    ]
+    tables.write(tmp_path / "chosen", study, [])
+    assert "scored on" not in show(capsys, tmp_path / "chosen", "--format", "markdown")
+
+
+def test_epochs_are_sorted_by_their_own_columns(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sort = ("--epochs", "--sort", "holdout_accuracy", "--format", "json")
+    shown = json.loads(show(capsys, run, *sort))
+    assert [row["holdout_accuracy"] for row in shown] == [0.9, 0.8, 0.5]
+    assert len(json.loads(show(capsys, run, *sort, "--top", "1"))) == 1
+
+
+@pytest.fixture
+def killed(run: Path) -> list[Path]:
+    """Two runs that began and have no row: one without tables, one with empty ones."""
+    folders = [run.parent / name for name in ("killed", "interrupted")]
+    for folder, kind in zip(folders, ("train", "tune"), strict=True):
+        folder.mkdir()
+        (folder / f"{kind}.yaml").touch()
+    tables.write(folders[1], [], [])
+    return folders
+
+
+@pytest.mark.parametrize("flags", [[], ["--epochs"], ["--over-seeds"]])
+@pytest.mark.parametrize("form", ["table", "markdown", "csv", "json"])
+def test_a_run_without_rows_hides_no_others(
+    flags: list[str],
+    form: str,
+    run: Path,
+    killed: list[Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    alone = show(capsys, run, *flags, "--format", form)
+    argv = [killed[0], run, killed[1], *flags, "--format", form]
+    assert errors.run(results.main, [str(word) for word in argv]) == 0
+    out, err = capsys.readouterr()
+    assert out == alone
+    name = tables.EPOCHS if "--epochs" in flags else tables.TRIALS
+    assert [line for line in err.splitlines() if "no rows" in line] == [
+        f"{folder}: {name} has no rows yet" for folder in killed
+    ]
+    assert errors.run(results.main, [str(word) for word in [*killed, *flags]]) == 0
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 2)
+
+
+def test_nothing_at_all_is_an_empty_list(
+    killed: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(capsys, *killed, "--format", "json") == "[]\n"
+    (names,) = csv.reader(show(capsys, *killed, "--format", "csv").splitlines())
+    assert names == tables.SCHEMAS[tables.TRIALS].names
+
+
+def test_a_run_named_twice_counts_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = show(capsys, run, run / ".", run.parent / "first", "--format", "json")
+    assert shown == show(capsys, run, "--format", "json")
 
 
 def test_the_csv_files_hold_the_same(run: Path) -> None:
