@@ -1,7 +1,6 @@
 """What a study prints: a line per finished trial, and on a terminal the running ones below."""
 
 import contextlib
-import shlex
 import time
 from types import TracebackType
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from mnist_ray import results, storage, tables
+from mnist_ray import command, results, storage, tables
 from mnist_ray.display import console, described_workers, recipe
 from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
@@ -150,13 +149,12 @@ class Study:
             f"tables           {folder}, {megabytes:,.1f} MB with its checkpoints\n"
             f"time             {minutes(time.monotonic() - self.began)}\n\n"
             "Next:\n"
-            f"  python -m mnist_ray.results {shlex.quote(str(folder))} --report report.html\n"
-            f"  python -m mnist_ray.evaluate {shlex.quote(str(folder / saved))}"
+            f"  {command.typed('results', str(folder), '--report', 'report.html')}\n"
+            f"  {command.typed('evaluate', str(folder / saved))}"
         )
         if recipe_file:
-            self.console.print(
-                f"  python -m mnist_ray.train --config {shlex.quote(str(recipe_file))} --holdout 0"
-            )
+            again = command.typed("train", "--config", str(recipe_file), "--holdout", "0")
+            self.console.print(f"  {again}")
 
     def _table(self, folder: Place, condition: str) -> None:
         rows = results.ranked(results.where(tables.read(folder), condition))
