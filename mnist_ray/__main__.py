@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from mnist_ray import errors
+from mnist_ray.command import typed
 
 COMMANDS = {
     "train": "train once, with Ray Train; without flags, the reference recipe",
@@ -21,7 +22,7 @@ def main() -> int:
             lambda argv: importlib.import_module(f"mnist_ray.{command}").main(argv), argv
         )
     lines = (f"  {name:<10} {text}" for name, text in COMMANDS.items())
-    print("usage: mnist-ray COMMAND [--help] ...", "", *lines, sep="\n")
+    print(f"usage: {typed('COMMAND')} [--help] ...", "", *lines, sep="\n")
     if command in ("-h", "--help"):
         return 0
     print(f"\nerror: {command} is not a command.", file=sys.stderr)

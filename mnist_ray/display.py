@@ -1,6 +1,5 @@
 """What a training run prints: on a terminal with a moving bar, elsewhere in lines."""
 
-import shlex
 from collections.abc import Container
 from types import TracebackType
 from typing import Any
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mnist_ray import command
 from mnist_ray.config import TrainConfig
 from mnist_ray.data import Splits
 from mnist_ray.model import Layer
@@ -108,7 +108,7 @@ class Training:
         self.console.print(
             f"{row['train_seconds']:.0f} s of training, {row['total_seconds']:.0f} s in all\n"
             f"last checkpoint  {last}\nbest checkpoint  {folder / row['checkpoint']}\n\n"
-            f"Next: python -m mnist_ray.evaluate {shlex.quote(str(last))}"
+            f"Next: {command.typed('evaluate', str(last))}"
         )
 
 

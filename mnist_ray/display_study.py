@@ -1,7 +1,6 @@
 """What a study prints: a line per finished trial, and on a terminal the running ones below."""
 
 import contextlib
-import shlex
 import time
 from types import TracebackType
 from typing import Any
@@ -9,14 +8,14 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from mnist_ray import results, storage, tables
+from mnist_ray import command, results, storage, tables
 from mnist_ray.config import TRAIN_IMAGES
 from mnist_ray.display import console, described_workers, recipe
 from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
 from mnist_ray.resources import Share
 from mnist_ray.storage import Place
-from mnist_ray.verdict import mean_and_deviation, verdict, versus
+from mnist_ray.verdict import against_base, mean_and_deviation, verdict
 
 
 class Study:
@@ -133,7 +132,8 @@ class Study:
             f"best trial       {number}: {values({name: best[name] for name in plan.dimensions})}\n"
             f"held-out         {best['best_accuracy']:.2%} after epoch {best['best_epoch']}"
         )
-        said = {"confirmed": verdict(plan.confirmed()), "base recipe": against_base(plan)}
+        rows = list(plan.rows.values())
+        said = {"confirmed": verdict(plan.confirmed()), "base recipe": against_base(rows, number)}
         for label, words in said.items():
             if words:
                 self.console.print(f"{label:<17}" + words.replace("; ", "\n" + 17 * " "))
@@ -156,13 +156,12 @@ class Study:
             f"tables           {folder}, {megabytes:,.1f} MB with its checkpoints\n"
             f"time             {minutes(time.monotonic() - self.began)}\n\n"
             "Next:\n"
-            f"  python -m mnist_ray.results {shlex.quote(str(folder))} --report report.html\n"
-            f"  python -m mnist_ray.evaluate {shlex.quote(str(folder / saved))}"
+            f"  {command.typed('results', str(folder), '--report', 'report.html')}\n"
+            f"  {command.typed('evaluate', str(folder / saved))}"
         )
         if recipe_file:
-            self.console.print(
-                f"  python -m mnist_ray.train --config {shlex.quote(str(recipe_file))} --holdout 0"
-            )
+            again = command.typed("train", "--config", str(recipe_file), "--holdout", "0")
+            self.console.print(f"  {again}")
 
     def _table(self, folder: Place, condition: str) -> None:
         rows = results.ranked(results.where(tables.read(folder), condition))
@@ -196,35 +195,6 @@ def trained_on(plan: Plan, number: int) -> str:
     """Say how many images the trial `number` trained on."""
     images = plan.images_of(number)
     return f"{'all ' if images == TRAIN_IMAGES else ''}{images:,} images"
-
-
-def against_base(plan: Plan) -> str:
-    """Say where the base recipe came, and how the winner stands against it; empty where the base
-    recipe took no part. Parts are separated by semicolons."""
-    phases = {"search": "search", "screen": "screening"}
-    found = ((phase, plan.base_trial(phase)) for phase in phases)
-    phase, number = next(((phase, i) for phase, i in found if i in plan.rows), ("", None))
-    winner = plan.winner()
-    if number is None or winner is None:
-        return ""
-    ranked = plan.ranked(phase)
-    if number not in ranked:
-        return f"trial {number} {plan.rows[number]['status']}, and so has no result"
-    place = f"trial {number}, place {ranked.index(number) + 1} of {len(ranked)} in the"
-    place = f"{place} {phases[phase]}"
-    if plan.trials[winner].origin == "base":
-        return f"{place}; it is the winner: nothing that was tried beat it"
-    confirmed = plan.confirmed()
-    if number in confirmed:
-        return f"{place}; {versus(confirmed[winner], confirmed[number])}"
-    same = winner if phase == "search" else plan.trials[winner].repeats
-    assert same is not None
-    accuracies = (plan.rows[each]["best_accuracy"] for each in (number, same))
-    shown = [f"{accuracy:.2%}" for accuracy in accuracies]
-    return (
-        f"{place}; one run of each was compared: {shown[0]} there, {shown[1]} the winner's"
-        " configuration; --confirm-base trains both with fresh seeds"
-    )
 
 
 def minutes(seconds: float) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_ray import errors
+from mnist_ray import command, errors
 from mnist_ray.config import RunConfig
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mnist_ray.evaluate", description="Score a checkpoint, image by image."
+        prog=command.typed("evaluate"), description="Score a checkpoint, image by image."
     )
     parser.add_argument("checkpoint", help="Folder of a checkpoint, or its URI.")
     parser.add_argument(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_ray import runs, storage
+from mnist_ray import command, runs, storage
 from mnist_ray.config import RESOURCES, RunConfig, Seconds, TrainConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, build, read_yaml, shown
@@ -36,7 +36,7 @@ def parse(
     defaults = defaults or {}
     owners = {name: cls for cls in classes for name in cls.model_fields if name not in hide}
     parser = argparse.ArgumentParser(
-        prog=f"python -m mnist_ray.{kind}", description=description, allow_abbrev=False
+        prog=command.typed(kind), description=description, allow_abbrev=False
     )
     parser.add_argument("--config", metavar="FILE|URI", help="YAML file of these fields.")
     for name, cls in owners.items():

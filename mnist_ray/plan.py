@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
+from mnist_ray import verdict
 from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.search import Sampler, tpe_lag
@@ -157,31 +158,16 @@ class Plan:
         return [number for number in range(len(self.trials)) if number not in self.rows]
 
     def ranked(self, phase: str) -> list[int]:
-        """The trials of `phase` that have a result, the best first."""
-        rows = [self.rows[i] for i in self._of(phase) if i in self.rows]
-        rows = [row for row in rows if row["status"] in ("ok", "stopped")]
-        rows.sort(key=lambda row: (-row["best_accuracy"], row["trial"]))
-        return [row["trial"] for row in rows]
+        """Return the trials of `phase` that have a result, the best first."""
+        return verdict.ranked(list(self.rows.values()), phase)
 
     def confirmed(self) -> dict[int, list[float | None]]:
-        """Of each confirmed trial of the search, the accuracies of its repetitions after their last
-        epoch, or None; the best mean first, in which None counts as 0. The first is the winner."""
-        found: dict[int, list[float | None]] = {}
-        for i in self._of("confirm"):
-            row = self.rows.get(i)
-            if row is not None:
-                accuracy = row["final_accuracy"] if row["status"] == "ok" else None
-                found.setdefault(row["repeats"], []).append(accuracy)
-        return dict(sorted(found.items(), key=lambda pair: -fmean(x or 0.0 for x in pair[1])))
+        """Return the accuracies of each confirmed trial's repetitions, as `verdict.confirmed`."""
+        return verdict.confirmed(list(self.rows.values()))
 
     def winner(self) -> int | None:
-        """The number of the best trial: by the confirmation, or else by the search."""
-        return next(iter([*self.confirmed(), *self.ranked("search")]), None)
-
-    def base_trial(self, phase: str) -> int | None:
-        """The number of the base recipe's trial in `phase`, the first one of several."""
-        of_base = (i for i in self._of(phase) if self.trials[i].origin == "base")
-        return next(of_base, None)
+        """Return the number of the best trial: by the confirmation, or else by the search."""
+        return verdict.winner(list(self.rows.values()))
 
     def seconds_left(self) -> float | None:
         """An estimate, by the trials that ended so far, as if none to come were stopped early; None
@@ -225,9 +211,8 @@ class Plan:
     def _best(self, phase: str, count: int) -> list[int]:
         """The best trials of `phase`, and the base recipe's if it is to be confirmed."""
         ranked = self.ranked(phase)
-        of_base = self.base_trial(phase) if self.study.confirm_base else None
-        more = [of_base] if of_base in ranked[count:] else []
-        return [*ranked[:count], *more]
+        more = [i for i in ranked[count:] if self.trials[i].origin == "base"]
+        return [*ranked[:count], *(more if self.study.confirm_base else ())]
 
     def _again(self, phase: str, number: int, **more: Any) -> Planned:
         """The configuration of the trial `number` once more."""

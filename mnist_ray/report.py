@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnist_ray import axes, errors, figures, page, results, tables
+from mnist_ray import axes, errors, figures, page, results, tables, verdict
 from mnist_ray.storage import Place
 
 MOST_MISTAKES = 60
@@ -55,7 +55,10 @@ def _run(folder: Place) -> Iterator[str]:
     winner = _winner(trials)
     scored_on = figures.scored_on(epochs)
     yield f"<h1>{escape(folder.name)}</h1>"
-    yield _summary(trials, epochs, fields)
+    words = ""
+    if "origin" in table.column_names:
+        words = verdict.against_base(table.to_pylist(), winner)
+    yield _summary(trials, epochs, fields, words)
     yield page.section(
         "With fresh seeds",
         "Each dot is a run of the same configuration with another seed; the bar is the mean,"
@@ -134,7 +137,9 @@ def _winner(trials: pd.DataFrame) -> int | None:
     return int(won.iloc[0]) if len(won) else None
 
 
-def _summary(trials: pd.DataFrame, epochs: pd.DataFrame, fields: list[str]) -> str:
+def _summary(
+    trials: pd.DataFrame, epochs: pd.DataFrame, fields: list[str], against_base: str
+) -> str:
     # Not the first row's: a trial that failed knows neither its arithmetic nor its checkpoint.
     first = trials.bfill().iloc[0]
     counts = [f"{n} {status}" for status, n in trials["status"].value_counts().items()]
@@ -160,6 +165,7 @@ def _summary(trials: pd.DataFrame, epochs: pd.DataFrame, fields: list[str]) -> s
     best = trials[trials["trial"] == winner] if _is_study(trials) else trials
     if len(best):
         lines |= _outcome(best.iloc[0], fields, winner)
+        lines["base recipe"] = against_base
     elif "winner" not in trials:
         lines["winner"] = "not known: the table is of an earlier version, which did not name it"
     else:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mnist_ray import errors, runs, storage, tables
+from mnist_ray import command, errors, runs, storage, tables
 from mnist_ray.config import RunConfig
 from mnist_ray.storage import Place
 from mnist_ray.tables import EPOCHS, TRIAL_COLUMNS, TRIALS
@@ -216,7 +216,7 @@ def _cell(name: str, value: Any) -> str:
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mnist_ray.results", description="Show what studies and training runs found."
+        prog=command.typed("results"), description="Show what studies and training runs found."
     )
     parser.add_argument("path", nargs="*", help="Folders of runs, or URIs (default: the newest).")
     parser.add_argument("--top", type=int, metavar="N", help="Only the first N rows, at least 1.")

@@ -4,7 +4,6 @@ import fcntl
 import itertools
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mnist_ray import storage
+from mnist_ray import command, storage
 from mnist_ray.config import RunConfig
 from mnist_ray.errors import UserError, reason
 from mnist_ray.fields import read_yaml
@@ -109,11 +108,11 @@ def _make(folder: Place, name: str, settings: Mapping[str, Any]) -> None:
 
 def resume_command(folder: Place, run: RunConfig, kind: str) -> str:
     """What to type to go on with the run in `folder`."""
-    words = ["python", "-m", f"mnist_ray.{kind}", "--resume", "--name", folder.name]
+    words = ["--resume", "--name", folder.name]
     for name in ("storage", "data_dir", "max_failures"):
         if getattr(run, name) != RunConfig.model_fields[name].default:
             words += [f"--{name.replace('_', '-')}", str(getattr(run, name))]
-    return shlex.join(words)
+    return command.typed(kind, *words)
 
 
 def trial_name(number: int) -> str:

@@ -1,8 +1,12 @@
-"""What a few runs with different seeds say, in words."""
+"""What came out of a study: which trial won, and what a few runs with different seeds say of it, in
+words. It reads rows of the trials table, those of a study that runs or of one that ended."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
+from typing import Any
+
+Row = Mapping[str, Any]
 
 
 def mean_and_deviation(shares: Sequence[float]) -> str:
@@ -42,9 +46,60 @@ def compared(ours: Sequence[float | None], theirs: Sequence[float | None]) -> st
     return f"{n} {judged} the difference from noise (Welch's t-test, p = {p:.2f})"
 
 
-def versus(ours: Sequence[float | None], theirs: Sequence[float | None]) -> str:
-    """Say how the winner's confirmation stands against that of the base recipe, in parts separated
-    by semicolons."""
+def ranked(rows: Iterable[Row], phase: str) -> list[int]:
+    """Return the numbers of the trials of `phase` that have a result, the best first and of equal
+    ones the earlier. `rows` are those of the trials table, here and below."""
+    found = [row for row in rows if row["phase"] == phase and row["status"] in ("ok", "stopped")]
+    found.sort(key=lambda row: (-row["best_accuracy"], row["trial"]))
+    return [row["trial"] for row in found]
+
+
+def confirmed(rows: Iterable[Row]) -> dict[int, list[float | None]]:
+    """Return, of each confirmed trial of the search, the accuracies of its repetitions after their
+    last epoch, None for one without a result; the best mean first, in which None counts as 0."""
+    found: dict[int, list[float | None]] = {}
+    for row in sorted(rows, key=lambda row: row["trial"]):
+        if row["phase"] == "confirm":
+            accuracy = row["final_accuracy"] if row["status"] == "ok" else None
+            found.setdefault(row["repeats"], []).append(accuracy)
+    return dict(sorted(found.items(), key=lambda pair: -fmean(x or 0.0 for x in pair[1])))
+
+
+def winner(rows: Collection[Row]) -> int | None:
+    """Return the number of the best trial: by the confirmation, or else by the search; None where
+    neither has a result."""
+    return next(iter([*confirmed(rows), *ranked(rows, "search")]), None)
+
+
+def against_base(rows: Collection[Row], best: int | None) -> str:
+    """Say where the base recipe came, and how the winner, the trial `best`, stands against it, in
+    parts separated by semicolons; empty where the base recipe took no part, or nothing has won."""
+    by_number = {row["trial"]: row for row in rows}
+    of_base = [row for row in rows if row["origin"] == "base"]
+    phase = "search" if any(row["phase"] == "search" for row in of_base) else "screen"
+    base = next((row for row in of_base if row["phase"] == phase), None)
+    if best is None or base is None:
+        return ""
+    number, places = base["trial"], ranked(rows, phase)
+    if number not in places:
+        return f"trial {number} {base['status']}, and so has no result"
+    place = f"trial {number}, place {places.index(number) + 1} of {len(places)} in the"
+    place += " search" if phase == "search" else " screening"
+    if by_number[best]["origin"] == "base":
+        return f"{place}; it is the winner: nothing that was tried beat it"
+    repeated = confirmed(rows)
+    if number in repeated:
+        return f"{place}; {_versus(repeated[best], repeated[number])}"
+    same = best if phase == "search" else by_number[best]["repeats"]
+    shown = [f"{by_number[each]['best_accuracy']:.2%}" for each in (number, same)]
+    return (
+        f"{place}; one run of each was compared: {shown[0]} there, {shown[1]} the winner's"
+        " configuration; --confirm-base trains both with fresh seeds"
+    )
+
+
+def _versus(ours: Sequence[float | None], theirs: Sequence[float | None]) -> str:
+    """Say how the winner's confirmation stands against that of the base recipe."""
     first = [accuracy for accuracy in ours if accuracy is not None]
     second = [accuracy for accuracy in theirs if accuracy is not None]
     if not first or not second:

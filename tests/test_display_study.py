@@ -4,8 +4,9 @@ import pytest
 from test_plan import BASE, Simulation
 
 from mnist_ray.config import TuneConfig
-from mnist_ray.display_study import against_base, trained_on
+from mnist_ray.display_study import trained_on
 from mnist_ray.plan import Planned
+from mnist_ray.verdict import against_base
 
 
 def noisy(of_base: float) -> "object":
@@ -44,7 +45,7 @@ def noisy(of_base: float) -> "object":
 )
 def test_where_the_base_recipe_came(settings: dict, of_base: float, says: list[str]) -> None:
     plan = Simulation(TuneConfig(**settings), noisy(of_base)).plan
-    said = against_base(plan)
+    said = against_base(plan.rows.values(), plan.winner())
     assert bool(said) == bool(says)
     assert all(each in said for each in says), said
 
@@ -53,8 +54,8 @@ def test_a_base_recipe_that_failed_has_no_place() -> None:
     plan = Simulation(
         TuneConfig(), lambda trial: None if trial.origin == "base" else trial.changes["lr"]
     ).plan
-    assert against_base(plan) == "trial 0 failed, and so has no result"
-    assert against_base(Simulation(TuneConfig(), lambda trial: None).plan) == ""
+    assert against_base(plan.rows.values(), plan.winner()) == "trial 0 failed, and so has no result"
+    assert against_base(Simulation(TuneConfig(), lambda trial: None).rows, None) == ""
 
 
 def test_all_images_are_all_only_where_they_are() -> None:

@@ -71,6 +71,7 @@ class Simulation:
                         "best_accuracy": value,
                         "final_accuracy": value,
                         "repeats": trial.repeats,
+                        "origin": trial.origin,
                         "epochs_trained": None if value is None else config.epochs,
                         "train_seconds": config.epochs * (60_000 - config.holdout) * PACE,
                         "total_seconds": config.epochs * (60_000 - config.holdout) * PACE,
@@ -221,7 +222,8 @@ def test_tpe_finds_what_is_good_sooner_than_chance() -> None:
         while (trial := plan.next()) is not None:
             value = -((trial.sampled["lr"] - 0.3) ** 2) - (trial.sampled["momentum"] - 0.7) ** 2
             course.append(value)
-            plan.tell({"trial": len(course) - 1, "status": "ok", "best_accuracy": value})
+            row = {"trial": len(course) - 1, "phase": "search", "status": "ok"}
+            plan.tell({**row, "best_accuracy": value})
         return max(course)
 
     seeds = range(5)
@@ -327,7 +329,7 @@ def test_the_base_recipe_is_confirmed_if_asked_to() -> None:
         counts = {phase: len(done.of(phase)) for phase in done.plan.outline()}
         assert counts == done.plan.outline()
         (of_base,) = [i for i in done.plan.confirmed() if done.plan.trials[i].origin == "base"]
-        assert done.plan.base_trial("search") == of_base
+        assert done.plan.trials[of_base].phase == "search"
     # Among the best already, it takes no place of its own.
     best = Simulation(study.replace(confirm=2), lambda trial: -trial.changes["lr"])
     assert len(best.plan.confirmed()) == 2

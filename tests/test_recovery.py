@@ -253,7 +253,7 @@ def left() -> set[str]:
 @pytest.mark.parametrize(
     ("command", "number", "code", "says"),
     [
-        ("train", None, 0, "Next: python -m mnist_ray.evaluate"),
+        ("train", None, 0, "mnist_ray.evaluate /"),
         ("tune", signal.SIGINT, 130, "--resume --name it"),
         ("train", signal.SIGTERM, 143, "--resume --name it"),
         ("tune", signal.SIGHUP, 129, ""),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_ray import checkpoint, errors, flags, resume, runs, storage, tables, train, tune
+from mnist_ray import checkpoint, command, errors, flags, resume, runs, storage, tables, train, tune
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import RunConfig, TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
@@ -296,8 +296,8 @@ def test_a_name_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_command_to_go_on_is_one_that_can_be_typed() -> None:
-    command = runs.resume_command(Path("/x y/run"), RunConfig(storage=Path("/x y")), "tune")
-    assert command == "python -m mnist_ray.tune --resume --name run --storage '/x y'"
+    line = runs.resume_command(Path("/x y/run"), RunConfig(storage=Path("/x y")), "tune")
+    assert line == f"{command.typed('tune')} --resume --name run --storage '/x y'"
     assert runs.resume_command(Path("~/mnist_ray_results/run"), RunConfig(), "train").endswith(
         "--resume --name run"
     )
