@@ -161,17 +161,17 @@ def _summary(
         ),
     }
     winner = _winner(trials)
+    final = trials[trials["phase"] == "final"] if "phase" in trials else trials[:0]
+    final = final[final["status"] == "ok"]
     # A training run has one row, which no other lost to.
     best = trials[trials["trial"] == winner] if _is_study(trials) else trials
     if len(best):
-        lines |= _outcome(best.iloc[0], fields, winner)
+        lines |= _outcome(best.iloc[0], fields, winner, ended=len(final) > 0)
         lines["base recipe"] = against_base
     elif "winner" not in trials:
         lines["winner"] = "not known: the table is of an earlier version, which did not name it"
     else:
-        lines["winner"] = "none: the study has not come to its end, or no trial has a result"
-    final = trials[trials["phase"] == "final"] if "phase" in trials else trials[:0]
-    final = final[final["status"] == "ok"]
+        lines["winner"] = "none: no trial that competed has a result"
     if len(final):
         scored = final["final_accuracy"]
         spread = f" ± {scored.std():.2%}" if len(scored) > 1 else ""
@@ -188,13 +188,15 @@ def _summary(
 WHOSE = {"holdout": "held-out", "test": "test"}
 
 
-def _outcome(row: pd.Series, fields: list[str], winner: int | None) -> dict[str, str]:
+def _outcome(row: pd.Series, fields: list[str], winner: int | None, ended: bool) -> dict[str, str]:
     """What is known of the one trial that counts, which is a study's winner or a training run: its
-    values, its accuracies and its checkpoint."""
+    values, its accuracies and its checkpoint. A study has `ended` where it made its final runs, or
+    else scored its winner on the test set."""
     lines = {}
     if winner is not None:
         values = ", ".join(f"{name} {axes.label(row[name])}" for name in fields)
-        lines["winner"] = f"trial {winner}" + (f": {values}" if values else "")
+        name = "winner" if ended or pd.notna(row["test_accuracy"]) else "best so far"
+        lines[name] = f"trial {winner}" + (f": {values}" if values else "")
     if pd.notna(row["best_accuracy"]):
         trained = f"epoch {row['epochs_trained']:.0f} of {row['epochs']}"
         lines[f"{WHOSE[row['scored_on']]} accuracy"] = (

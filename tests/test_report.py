@@ -225,7 +225,7 @@ def test_the_winner_is_the_trial_that_the_study_wrote_down(tmp_path: Path) -> No
 def test_a_study_that_names_no_winner_has_none(study: Path) -> None:
     rows = [{**row, "winner": False} for row in tables.read(study).to_pylist()]
     tables.write(study, rows, tables.read(study, tables.EPOCHS).to_pylist())
-    assert "none: the study has not come to its end" in outcome(study)
+    assert "none: no trial that competed has a result" in outcome(study)
     pq.write_table(tables.read(study).drop(["winner"]), study / tables.TRIALS)
     said = outcome(study)
     assert "not known: the table is of an earlier version" in said
