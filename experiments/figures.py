@@ -29,16 +29,18 @@ plt.rcParams |= {
 def by_epoch(record: Path, ax: Axes) -> None:
     """Each run's accuracy after each epoch, its last marked: that is what counts."""
     epochs = pd.read_csv(record / "epochs.csv")
+    if "accuracy" not in epochs:  # before 0.2.0, each kind of image had a column of its own
+        epochs["scored_on"] = epochs["test_accuracy"].notna().map({True: "test", False: "holdout"})
+        epochs["accuracy"] = epochs["test_accuracy"].fillna(epochs["holdout_accuracy"])
     runs = epochs.groupby("trial" if epochs["run"].nunique() == 1 else "run")
     lowest = 100.0
     for name, rows in runs:
-        column = "test_accuracy" if rows["test_accuracy"].notna().any() else "holdout_accuracy"
-        accuracy = 100 * rows[column]
+        accuracy = 100 * rows["accuracy"]
         lowest = min(lowest, accuracy.iloc[-1], accuracy.median())
         label = name if runs.ngroups <= 6 else None
         (line,) = ax.plot(rows["epoch"], accuracy, linewidth=1, label=label)
         ax.plot(rows["epoch"].iloc[-1:], accuracy.iloc[-1:], "o", color=line.get_color(), ms=4)
-    whose = "test" if epochs["test_accuracy"].notna().any() else "held-out"
+    whose = "test" if (epochs["scored_on"] == "test").any() else "held-out"
     ax.set(xlabel="epoch", ylabel=f"{whose} accuracy, %", ylim=(lowest - 0.3, 99.7))
     ax.xaxis.get_major_locator().set_params(integer=True)
     if runs.ngroups <= 6:

@@ -1,3 +1,3 @@
 """mnist_ray: train a small CNN on MNIST with Ray Train, tune it with Ray Tune."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

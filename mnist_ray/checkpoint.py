@@ -17,7 +17,7 @@ from mnist_ray.fields import build
 from mnist_ray.storage import Place, place
 
 FILE = "checkpoint.pt"
-FORMAT = 2
+FORMAT = 3
 """Raised by one when a reader of the format before could not make sense of the file."""
 
 
@@ -80,8 +80,11 @@ def load(folder: str | Place) -> Checkpoint:
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise UserError(f"checkpoint {path} is not a checkpoint of mnist_ray.")
-    if content.pop("format") != FORMAT:
-        raise UserError(f"checkpoint {path} was written by another version of mnist_ray.")
+    if (written := content.pop("format")) != FORMAT:
+        which = "version 0.1.0" if written == 2 else "another version"
+        raise UserError(
+            f"checkpoint {path} was written by {which} of mnist_ray; read it with that."
+        )
     try:
         saved = Checkpoint(**{**content, "config": build(TrainConfig, content["config"])})
         saved.state["model"], saved.state["optimizer"], saved.epochs[saved.state["epoch"] - 1]

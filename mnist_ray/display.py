@@ -86,11 +86,10 @@ class Training:
         )
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        scored_on = "holdout" if "holdout_accuracy" in metrics else "test"
         self.console.print(
             f"epoch {metrics['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
             f"  loss {metrics['train_loss']:.4f}  train {metrics['train_accuracy']:.2%}"
-            f"  {scored_on} {metrics[f'{scored_on}_accuracy']:.2%}"
+            f"  {metrics['scored_on']} {metrics['accuracy']:.2%}"
             f"  {metrics['train_seconds']:.1f} s  {metrics['images_per_second']:,.0f} images/s"
         )
 

@@ -170,7 +170,7 @@ class Study:
     def _running(self) -> Table:
         # In Rich's own thread: copies, because the study goes on.
         running, rows = dict(self.running), list(self.latest.values())
-        accuracies = [row["holdout_accuracy"] for row in rows if "holdout_accuracy" in row]
+        accuracies = [row["accuracy"] for row in rows if row["scored_on"] == "holdout"]
         ended = len(self.plan.rows)
         to_come = max(sum(self.plan.outline().values()) - ended - len(running), 0)
         left = self.plan.seconds_left()
@@ -185,8 +185,7 @@ class Study:
             row = self.latest.get(number)
             done = "first epoch"
             if row:
-                accuracy = row.get("holdout_accuracy", row.get("test_accuracy"))
-                done = f"epoch {row['epoch']}  {accuracy:.2%}"
+                done = f"epoch {row['epoch']}  {row['accuracy']:.2%}"
             table.add_row(f"{trial.phase:<7} {number:>3}  {described_trial(trial)}  {done}")
         return table
 

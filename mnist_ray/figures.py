@@ -30,7 +30,7 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
     whose = scored_on(epochs)
     if whose is None:
         return None
-    score = f"{whose}_accuracy"
+    epochs = epochs[epochs["scored_on"] == whose]
     # The winner last, so that it lies on top.
     numbers = sorted(epochs["trial"].unique(), key=lambda number: (number == winner, number))
     shown: set[str] = set()
@@ -44,8 +44,8 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
         colour = ORANGE if number == winner else COLOURS.get(phase or "", BLUE)
         figure.add_scatter(
             x=of_trial["epoch"],
-            y=[axes.height(accuracy) for accuracy in of_trial[score]],
-            customdata=[[accuracy] for accuracy in of_trial[score]],
+            y=[axes.height(accuracy) for accuracy in of_trial["accuracy"]],
+            customdata=[[accuracy] for accuracy in of_trial["accuracy"]],
             mode="lines+markers",
             name=name,
             legendgroup=name,
@@ -64,7 +64,7 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
         )
         shown.add(name)
     figure.update_xaxes(title="epoch", dtick=1 if epochs["epoch"].max() <= 12 else None)
-    return axes.accuracy_axis(figure, epochs[score])
+    return axes.accuracy_axis(figure, epochs["accuracy"])
 
 
 def against(trials: pd.DataFrame, field: str, winner: int | None) -> go.Figure | None:
@@ -307,7 +307,6 @@ def _by_phase(trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def scored_on(epochs: pd.DataFrame) -> str | None:
     """Whose accuracies the curves show: holdout, or test where no trial held images out."""
     for whose in ("holdout", "test"):
-        name = f"{whose}_accuracy"
-        if name in epochs and epochs[name].notna().any():
+        if epochs["scored_on"].eq(whose).any():
             return whose
     return None

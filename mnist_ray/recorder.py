@@ -98,9 +98,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         before = [each for each in self.epochs[number] if each["epoch"] < row["epoch"]]
         self.epochs[number] = [*before, row]
         if self.plan.study.scheduler != "pbt":  # of which another trial may yet need one
-            best = tables.best_epoch(
-                self.epochs[number], "holdout" if "holdout_loss" in row else "test"
-            )
+            best = tables.best_epoch(self.epochs[number])
             for each in before:
                 if each["checkpoint"] and each is not best:
                     storage.remove(self.folder / each["checkpoint"])
@@ -137,7 +135,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         changes = {name: trial.config[name] for name in planned.changes}
         config = {**self.base.model_dump(), **changes}
         if epochs:
-            saved = epochs[-1] if planned.phase == "final" else tables.best_epoch(epochs, "holdout")
+            saved = epochs[-1] if planned.phase == "final" else tables.best_epoch(epochs)
             known["checkpoint"] = saved["checkpoint"]
             known["split_hash"] = self.split_hash(self.base.replace(**changes))
         row = tables.trial_row(

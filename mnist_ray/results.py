@@ -46,7 +46,7 @@ def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
         raise errors.UserError(
             f"sort is {sort}, but must be a column: {', '.join(table.column_names)}."
         )
-    downwards = sort.endswith(("_accuracy", "_per_second"))
+    downwards = sort.endswith(("accuracy", "_per_second"))
     order = [(sort, "descending" if downwards else "ascending")]
     if sort == BEST and "phase" in table.column_names:
         # Accuracies of different phases are not of the same images or number of epochs.
@@ -207,7 +207,7 @@ def _scored_differently(table: pa.Table) -> bool:
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return ""
-    if name.endswith(("_accuracy", "_accuracy_sd")):
+    if name.endswith(("accuracy", "_accuracy_sd")):
         return f"{value:.2%}"
     if name.endswith("_seconds"):
         return f"{value:.0f}"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import BaseModel
@@ -126,10 +127,11 @@ EPOCH_COLUMNS = {
         REAL, "mean loss over the epoch's training images, as trained (dropout on), nats"
     ),
     "train_accuracy": Column(REAL, "accuracy over the epoch's training images, as trained, 0 to 1"),
-    "holdout_loss": Column(REAL, "mean negative log-likelihood on the held-out images, nats"),
-    "holdout_accuracy": Column(REAL, "accuracy on the held-out images, 0 to 1"),
-    "test_loss": Column(REAL, "the same on the test images, where nothing was held out"),
-    "test_accuracy": Column(REAL, "the same on the test images, where nothing was held out"),
+    "scored_on": Column(
+        TEXT, "the images behind loss and accuracy: holdout, or test where nothing was held out"
+    ),
+    "loss": Column(REAL, "mean negative log-likelihood on these images, nats"),
+    "accuracy": Column(REAL, "accuracy on these images, 0 to 1"),
     "train_seconds": Column(REAL, "seconds spent training"),
     "score_seconds": Column(REAL, "seconds spent scoring"),
     "images_per_second": Column(REAL, "training images per second"),
@@ -220,22 +222,22 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
     """
     row: Row = dict.fromkeys(TRIAL_COLUMNS) | config
     if epochs:
-        scored_on = "holdout" if config["holdout"] else "test"
         final = epochs[-1]
+        of_test = final["scored_on"] == "test"
         # Of the final runs no epoch is picked by the test set.
-        best = final if known.get("phase") == "final" else best_epoch(epochs, scored_on)
+        best = final if known.get("phase") == "final" else best_epoch(epochs)
         train_seconds = sum(epoch["train_seconds"] for epoch in epochs)
         images = sum(epoch["images_per_second"] * epoch["train_seconds"] for epoch in epochs)
         row |= {
             "status": _status(config, epochs),
-            "scored_on": scored_on,
-            "best_accuracy": best[f"{scored_on}_accuracy"],
+            "scored_on": final["scored_on"],
+            "best_accuracy": best["accuracy"],
             "best_epoch": best["epoch"],
-            "best_loss": best[f"{scored_on}_loss"],
-            "final_accuracy": final[f"{scored_on}_accuracy"],
-            "final_loss": final[f"{scored_on}_loss"],
-            "test_accuracy": final.get("test_accuracy"),
-            "test_loss": final.get("test_loss"),
+            "best_loss": best["loss"],
+            "final_accuracy": final["accuracy"],
+            "final_loss": final["loss"],
+            "test_accuracy": final["accuracy"] if of_test else None,
+            "test_loss": final["loss"] if of_test else None,
             "epochs_trained": len(epochs),
             "rung": epochs[-1]["epoch"] if _status(config, epochs) == "stopped" else None,
             "train_seconds": train_seconds,
@@ -250,14 +252,13 @@ def seconds(epochs: Sequence[Row]) -> float:
     return float(sum(epoch["train_seconds"] + epoch["score_seconds"] for epoch in epochs))
 
 
-def best_epoch(epochs: Sequence[Row], scored_on: str) -> Row:
+def best_epoch(epochs: Sequence[Row]) -> Row:
     """The epoch of the highest accuracy, the later of two equal ones: the one Ray keeps as best."""
-    return max(epochs, key=lambda epoch: (epoch[f"{scored_on}_accuracy"], epoch["epoch"]))
+    return max(epochs, key=lambda epoch: (epoch["accuracy"], epoch["epoch"]))
 
 
 def _status(config: Row, epochs: Sequence[Row]) -> str:
-    losses = [value for name, value in epochs[-1].items() if name.endswith("_loss")]
-    if not all(math.isfinite(loss) for loss in losses if loss is not None):
+    if not all(math.isfinite(epochs[-1][name]) for name in ("train_loss", "loss")):
         return "diverged"
     return "ok" if epochs[-1]["epoch"] == config["epochs"] else "stopped"
 
@@ -369,7 +370,28 @@ def read(folder: Place, name: str = TRIALS, needed: Iterable[str] = ()) -> pa.Ta
             f"path {path} was written by another version of mnist_ray: it has no column"
             f" {missing[0]}."
         )
-    return _typed(table, name, path)
+    return _typed(_of_now(table) if name == EPOCHS else table, name, path)
+
+
+def _of_now(table: pa.Table) -> pa.Table:
+    """A table of epochs with the columns of this version: before 0.2.0 the held-out images and the
+    test images had columns of their own."""
+    if "accuracy" in table.column_names or "train_accuracy" not in table.column_names:
+        return table
+    empty_column = pa.nulls(len(table), REAL)
+
+    def old(name: str) -> pa.ChunkedArray:
+        return table[name].cast(REAL) if name in table.column_names else empty_column
+
+    held_out = pc.is_valid(old("holdout_accuracy"))
+    new = {"scored_on": pc.if_else(held_out, "holdout", "test")}
+    for name in ("loss", "accuracy"):
+        new[name] = pc.coalesce(old(f"holdout_{name}"), old(f"test_{name}"))
+    at = table.column_names.index("train_accuracy") + 1
+    for offset, (name, values) in enumerate(new.items()):
+        table = table.add_column(at + offset, name, values)
+    gone = [f"{whose}_{name}" for whose in ("holdout", "test") for name in ("loss", "accuracy")]
+    return table.drop_columns([name for name in gone if name in table.column_names])
 
 
 def _typed(table: pa.Table, name: str, path: Place) -> pa.Table:

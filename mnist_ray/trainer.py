@@ -109,14 +109,14 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
     saved = checkpoint.whole(checkpoint.folders(folder))
     places = {each.state["epoch"]: path for path, each in saved.items()}
     last = places[epochs[-1]["epoch"]]
-    kept = {last, places[tables.best_epoch(epochs, splits.scored_on)["epoch"]]}
+    kept = {last, places[tables.best_epoch(epochs)["epoch"]]}
     for path in checkpoint.folders(folder):
         if path.is_dir() and path not in kept:  # Ray Train knows none from before an interruption
             storage.remove(path)
     for epoch in epochs:
         place = places.get(epoch["epoch"])
         epoch["checkpoint"] = storage.relative(place, folder) if place in kept else None
-    best = tables.best_epoch(epochs, splits.scored_on)
+    best = tables.best_epoch(epochs)
     row = write(checkpoint=best["checkpoint"])
     if splits.scored_on == "holdout":
         score = scoring.score_test(last, mnist)

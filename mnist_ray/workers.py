@@ -107,7 +107,6 @@ def trainer(
 
     `cpus_per_worker` is what is asked of Ray, if not the cores that a worker computes on.
     """
-    scored_on = "holdout" if config.holdout else "test"
     _drop_torn_snapshot(storage / name)
     job = {"config": config, "mnist": mnist, "cpus": share.cpus, "queue": queue}
     return ray.train.torch.TorchTrainer(
@@ -130,7 +129,7 @@ def trainer(
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=keep,
-                checkpoint_score_attribute=f"{scored_on}_accuracy",
+                checkpoint_score_attribute="accuracy",
             ),
         ),
     )

@@ -112,10 +112,10 @@ def keep(metrics, state):
     rows.append(metrics)
     checkpoint.save(folder, checkpoint.Checkpoint(state, recipe, [metrics], splits.hash))
 engine.fit(recipe, splits, on_epoch=keep)
-assert scoring.score_test(folder, mnist).accuracy == rows[0]["test_accuracy"]
+assert scoring.score_test(folder, mnist).accuracy == rows[0]["accuracy"]
 epochs = [tables.epoch_row("a", 0, metrics) for metrics in rows]
 tables.write(folder, [tables.trial_row(recipe.model_dump(), rows)], epochs)
-assert tables.read(folder)["final_accuracy"][0].as_py() == rows[0]["test_accuracy"]
+assert tables.read(folder)["final_accuracy"][0].as_py() == rows[0]["accuracy"]
 """)
 
 

@@ -84,7 +84,8 @@ FIELDS = {
     name: field
     for cls in (TrainConfig, TuneConfig, RunConfig)
     for name, field in cls.model_fields.items()
-    if name not in ("space", "track", "name", "data_dir", "storage", "time_budget", "num_workers")
+    if name
+    not in ("space", "tries", "track", "name", "data_dir", "storage", "time_budget", "num_workers")
 }
 
 

@@ -33,8 +33,8 @@ def test_what_is_saved_is_loaded(saved: Path, small: Mnist) -> None:
     assert loaded.config == TrainConfig(epochs=1, train_size=128, holdout=200)
     assert loaded.split_hash == data.split(small, 200, 128).hash
     score = engine.evaluate(scoring.load_model(loaded), data.split(small, 200, 128).score)
-    assert score.accuracy == loaded.epochs[-1]["holdout_accuracy"]
-    assert score.loss == loaded.epochs[-1]["holdout_loss"]
+    assert score.accuracy == loaded.epochs[-1]["accuracy"]
+    assert score.loss == loaded.epochs[-1]["loss"]
     assert [path.name for path in saved.iterdir()] == [FILE]
 
 
@@ -90,6 +90,7 @@ def test_no_code_runs_from_a_checkpoint(tmp_path: Path) -> None:
         ({"weights": 1}, "is not a checkpoint of mnist_ray"),
         ([1], "is not a checkpoint of mnist_ray"),
         ({"format": checkpoint.FORMAT + 1}, "another version"),
+        ({"format": 2}, "was written by version 0.1.0 of mnist_ray; read it with that"),
         ({"format": checkpoint.FORMAT}, "is not a checkpoint of mnist_ray"),
     ],
 )

@@ -65,7 +65,7 @@ def test_one_worker_ends_with_the_bits_of_plain_python(
     splits, alone = data.split(mnist, 101, 300), []
     process.prepare(threads=2)
     network = engine.fit(config, splits, on_epoch=lambda metrics, state: alone.append(metrics))
-    for name in ("train_loss", "holdout_loss", "holdout_accuracy"):
+    for name in ("train_loss", "loss", "accuracy"):
         assert [epoch[name] for epoch in epochs] == [metrics[name] for metrics in alone]
     test = engine.evaluate(network, data.test_part(mnist))
     assert (row["status"], row["test_accuracy"]) == ("ok", test.accuracy)
@@ -170,7 +170,7 @@ def test_without_confirmation_the_best_trial_is_scored_once(storage: Path, mnist
     client = mlflow.MlflowClient(tracking_uri=store)
     experiment = client.get_experiment_by_name("alone")
     logged = client.search_runs([experiment.experiment_id])
-    assert sorted(run.data.metrics["holdout_accuracy"] for run in logged) == sorted(
+    assert sorted(run.data.metrics["accuracy"] for run in logged) == sorted(
         row["final_accuracy"] for row in rows
     )
     assert {float(run.data.params["lr"]) for run in logged} == {row["lr"] for row in rows}

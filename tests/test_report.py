@@ -28,8 +28,9 @@ def trial(number: int, phase: str | None, accuracies: list[float], **more: Any) 
             "trial": number,
             "epoch": epoch,
             "train_loss": 0.1,
-            f"{scored_on}_accuracy": accuracy,
-            f"{scored_on}_loss": 1 - accuracy,
+            "scored_on": scored_on,
+            "accuracy": accuracy,
+            "loss": 1 - accuracy,
             "train_seconds": 2.0,
             "images_per_second": 100.0,
         }

@@ -16,8 +16,9 @@ def epoch(number: int, accuracy: float, loss: float = 0.1) -> dict[str, Any]:
         "trial": 0,
         "epoch": number,
         "train_loss": loss,
-        "holdout_accuracy": accuracy,
-        "holdout_loss": loss,
+        "scored_on": "holdout",
+        "accuracy": accuracy,
+        "loss": loss,
         "train_seconds": 2.0,
         "images_per_second": 100.0 * number,
     }
@@ -283,7 +284,7 @@ def test_over_seeds_only_what_came_to_its_end_counts(
 def test_accuracies_of_other_images_are_told_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    test = {**epoch(3, 0.7), "test_accuracy": 0.99, "test_loss": 0.1}
+    test = {**epoch(3, 0.99), "scored_on": "test"}
     rows = {
         "chosen": row(epoch(3, 0.9), run="chosen", trial=0),
         "tested": tables.trial_row({**CONFIG, "holdout": 0}, [test], run="tested", trial=0),
@@ -307,9 +308,9 @@ def test_accuracies_of_other_images_are_told_apart(
 def test_epochs_are_sorted_by_their_own_columns(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sort = ("--epochs", "--sort", "holdout_accuracy", "--format", "json")
+    sort = ("--epochs", "--sort", "accuracy", "--format", "json")
     shown = json.loads(show(capsys, run, *sort))
-    assert [row["holdout_accuracy"] for row in shown] == [0.9, 0.8, 0.5]
+    assert [row["accuracy"] for row in shown] == [0.9, 0.8, 0.5]
     assert len(json.loads(show(capsys, run, *sort, "--top", "1"))) == 1
 
 

@@ -28,7 +28,13 @@ CONFIG = TrainConfig(holdout=100, epochs=2, train_size=1000)
 
 EPOCH = {
     **{"run": "a", "trial": 0, "epoch": 1, "lr": 0.01, "train_loss": 0.1, "train_accuracy": 0.5},
-    **{"holdout_loss": 0.1, "holdout_accuracy": 0.5, "train_seconds": 1.0, "score_seconds": 1.0},
+    **{
+        "scored_on": "holdout",
+        "loss": 0.1,
+        "accuracy": 0.5,
+        "train_seconds": 1.0,
+        "score_seconds": 1.0,
+    },
     **{"images_per_second": 1.0, "arithmetic": "fp32", "workers": 1},
 }
 
@@ -41,7 +47,7 @@ RUNS: dict[str, tuple[list[tables.Row], list[tables.Row]]] = {
     "training": ([trial(status="ok", started=NOW, ended=NOW)], [EPOCH]),
     "study": (
         [trial(phase="search", winner=True, repeats=3, rung=1, error="gone", use_gpu=True)],
-        [{**EPOCH, "test_loss": 0.1, "test_accuracy": 0.5, "checkpoint": "c"}],
+        [{**EPOCH, "scored_on": "test", "checkpoint": "c"}],
     ),
     "whole floats": ([trial(lr=1, best_accuracy=1)], [{**EPOCH, "train_loss": 0}]),
     "no rows": ([], []),
@@ -294,3 +300,18 @@ def test_within_somebodys_repository_there_is_no_commit(
 def test_a_copy_that_git_does_not_track_has_no_commit(tmp_path: Path) -> None:
     Repository(tmp_path, "a", project="mnist_ray").write("mnist_ray/tables.py")
     assert tables._commit(tmp_path / "mnist_ray") is None
+
+
+def test_epochs_of_version_0_1_are_read_by_the_columns_of_now(tmp_path: Path) -> None:
+    old = {"run": ["a"] * 3, "trial": [0, 0, 1], "epoch": [1, 2, 1], "train_accuracy": [0.5] * 3}
+    old |= {"holdout_loss": [0.3, 0.2, None], "holdout_accuracy": [0.8, 0.9, None]}
+    old |= {"test_loss": [None, None, 0.1], "test_accuracy": [None, None, 0.99]}
+    pq.write_table(pa.table(old), tmp_path / tables.EPOCHS)
+    read = tables.read(tmp_path, tables.EPOCHS)
+    assert read["scored_on"].to_pylist() == ["holdout", "holdout", "test"]
+    assert read["loss"].to_pylist() == [0.3, 0.2, 0.1]
+    assert read["accuracy"].to_pylist() == [0.8, 0.9, 0.99]
+    assert set(read.column_names) < set(tables.EPOCH_COLUMNS)
+    without = pa.table(old).drop_columns(["holdout_loss", "holdout_accuracy"]).slice(2)
+    pq.write_table(without, tmp_path / tables.EPOCHS)
+    assert tables.read(tmp_path, tables.EPOCHS)["scored_on"].to_pylist() == ["test"]
