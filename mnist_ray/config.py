@@ -1,10 +1,9 @@
 """What can be set: typed, frozen, bounded, and validated once, before anything runs."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
-from typing_extensions import Self
 
 from mnist_ray.fields import Config, shown
 

@@ -15,7 +15,7 @@ from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
 from mnist_ray.resources import Share
 from mnist_ray.storage import Place
-from mnist_ray.verdict import against_base, mean_and_deviation, verdict
+from mnist_ray.verdict import Phase, Status, against_base, mean_and_deviation, verdict
 
 
 class Study:
@@ -48,12 +48,13 @@ class Study:
         if study.time_budget:
             self.console.print(f"within {minutes(study.time_budget)}")
         full = f"{plan.epochs} epoch{'s' * (plan.epochs > 1)}"
+        which = "of these" if Phase.SCREEN in trials else "configurations"
         what = {
-            "screen": "configurations for 1 epoch, a whole schedule of its own",
-            "search": f"{'of these' if 'screen' in trials else 'configurations'} for {full}",
-            "confirm": f"to confirm: the best {plan.confirm} again, with fresh seeds"
+            Phase.SCREEN: "configurations for 1 epoch, a whole schedule of its own",
+            Phase.SEARCH: f"{which} for {full}",
+            Phase.CONFIRM: f"to confirm: the best {plan.confirm} again, with fresh seeds"
             + (", and the base recipe" if study.confirm_base else ""),
-            "final": "of the winner with no image held out, scored on the test set",
+            Phase.FINAL: "of the winner with no image held out, scored on the test set",
         }
         for phase, count in trials.items():
             self.console.print(f"  {phase:<9}{count:>4} {what[phase]}")
@@ -105,10 +106,10 @@ class Study:
 
     def end_trial(self, row: dict[str, Any]) -> None:
         trial = self.running.pop(row["trial"])
-        if row["status"] == "failed":
+        if row["status"] == Status.FAILED:
             outcome = f"failed  {row['error']}"
         else:
-            diverged = row["status"] == "diverged"
+            diverged = row["status"] == Status.DIVERGED
             outcome = (
                 f"{'diverged' if diverged else format(row['final_accuracy'], '.2%')}"
                 f"  epoch {row['epochs_trained']}/{row['epochs']}  {row['total_seconds']:3.0f} s"
@@ -138,7 +139,7 @@ class Study:
             if words:
                 self.console.print(f"{label:<17}" + words.replace("; ", "\n" + 17 * " "))
         saved = best["checkpoint"]
-        finals = [plan.rows[i] for i in sorted(plan.ranked("final"))]
+        finals = [plan.rows[i] for i in sorted(plan.ranked(Phase.FINAL))]
         if finals:
             saved = finals[0]["checkpoint"]
             accuracies = [row["final_accuracy"] for row in finals]

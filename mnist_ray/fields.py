@@ -8,11 +8,10 @@ import re
 import reprlib
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from typing_extensions import Self
 
 from mnist_ray.errors import UserError, reason
 from mnist_ray.storage import Place

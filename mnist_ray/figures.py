@@ -10,12 +10,18 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mnist_ray import axes
+from mnist_ray.verdict import Phase, Status
 
 BLUE, ORANGE, GREEN, GREY = "#3A93D0", "#D55E00", "#009E73", "#888888"
 """Colours that the colour-blind can tell apart (after Wong, Nature Methods 8, 2011, p. 441), on
 white and on black."""
 
-COLOURS = {"screen": GREY, "search": BLUE, "confirm": GREEN, "final": ORANGE}
+COLOURS: dict[str, str] = {
+    Phase.SCREEN: GREY,
+    Phase.SEARCH: BLUE,
+    Phase.CONFIRM: GREEN,
+    Phase.FINAL: ORANGE,
+}
 
 ENOUGH = 10
 """Trials from which an importance is worth showing."""
@@ -25,7 +31,7 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
     """Accuracy after each epoch, a line per trial; a cross where the scheduler stopped it."""
     figure = go.Figure()
     if "phase" in trials:  # the confirmation has a figure of its own
-        again = trials[trials["phase"].isin(["confirm", "final"])]
+        again = trials[trials["phase"].isin([Phase.CONFIRM, Phase.FINAL])]
         epochs = epochs[~epochs["trial"].isin(again["trial"])]
     whose = scored_on(epochs)
     if whose is None:
@@ -39,7 +45,7 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
         rows = trials[trials["trial"] == number]
         row = rows.iloc[0] if len(rows) else None
         phase = None if row is None or pd.isna(row.get("phase")) else str(row["phase"])
-        stopped = row is not None and row["status"] == "stopped"
+        stopped = row is not None and row["status"] == Status.STOPPED
         name = "the winner" if number == winner else phase or f"trial {number}"
         colour = ORANGE if number == winner else COLOURS.get(phase or "", BLUE)
         figure.add_scatter(
@@ -136,7 +142,7 @@ def best_so_far(trials: pd.DataFrame) -> go.Figure | None:
     rows = trials[trials["ended"].notna() & trials["best_accuracy"].notna()].sort_values("ended")
     rows = rows[rows["scored_on"] == "holdout"]
     if "phase" in rows:  # a repetition that was lucky with its seed is nothing new found
-        rows = rows[~rows["phase"].isin(["confirm", "final"])]
+        rows = rows[~rows["phase"].isin([Phase.CONFIRM, Phase.FINAL])]
     if not len(rows):
         return None
     minutes = (rows["ended"] - rows["started"]).dt.total_seconds() / 60
@@ -235,8 +241,8 @@ def confirmation(trials: pd.DataFrame) -> go.Figure | None:
         return None
     figure = go.Figure()
     seen = []
-    for phase, where in (("confirm", "held-out"), ("final", "test set")):
-        rows = trials[(trials["phase"] == phase) & (trials["status"] == "ok")]
+    for phase, where in ((Phase.CONFIRM, "held-out"), (Phase.FINAL, "test set")):
+        rows = trials[(trials["phase"] == phase) & (trials["status"] == Status.OK)]
         for number, some in rows.groupby("repeats"):
             values = list(some["final_accuracy"])
             seen += values
@@ -299,8 +305,8 @@ def _by_phase(trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The trials of the screening and of the search that have a held-out accuracy."""
     rows = trials[trials["best_accuracy"].notna()]
     if "phase" not in rows or not rows["phase"].notna().any():
-        return [("search", rows)] if len(rows) else []
-    pairs = [(phase, rows[rows["phase"] == phase]) for phase in ("screen", "search")]
+        return [(Phase.SEARCH, rows)] if len(rows) else []
+    pairs = [(phase, rows[rows["phase"] == phase]) for phase in (Phase.SCREEN, Phase.SEARCH)]
     return [(phase, some) for phase, some in pairs if len(some)]
 
 

@@ -1,9 +1,6 @@
 """What a study runs, one phase after the other, decided by what came out so far. Without Ray.
 
-screen   every configuration for one epoch, a whole schedule of its own (scheduler one-rung)
-search   the configurations that compete, in full
-confirm  the best of them again, with fresh seeds and the same held-out images
-final    the best of those on all training images, scored on the test set
+The phases are those of `verdict.Phase`.
 """
 
 import math
@@ -17,6 +14,7 @@ from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.search import Sampler, tpe_lag
 from mnist_ray.tables import Row
+from mnist_ray.verdict import Phase
 
 RUNG = 1
 """Epochs of the screening."""
@@ -27,7 +25,7 @@ class Planned(NamedTuple):
     departs from the study's recipe; `repeats` is the trial whose configuration it has, and `origin`
     where that comes from: base, try or sampled."""
 
-    phase: str
+    phase: Phase
     sampled: dict[str, Any]
     more: dict[str, Any]
     repeats: int | None = None
@@ -120,12 +118,12 @@ class Plan:
         """Those that the confirmation trains with; the search has the one before."""
         return [(self.base.seed + 1 + i) % 2**32 for i in range(self.study.confirm_seeds)]
 
-    def outline(self) -> dict[str, int]:
+    def outline(self) -> dict[Phase, int]:
         """How many trials each phase has, if all goes on to its end."""
-        screened = {"screen": self.sampler.count} if self.screening else {}
-        again = {"confirm": self.confirming * self.study.confirm_seeds}
-        again["final"] = self.study.confirm_seeds
-        return {**screened, "search": self.competing, **(again if self.confirming else {})}
+        screened = {Phase.SCREEN: self.sampler.count} if self.screening else {}
+        again: dict[Phase, int] = {Phase.CONFIRM: self.confirming * self.study.confirm_seeds}
+        again[Phase.FINAL] = self.study.confirm_seeds
+        return {**screened, Phase.SEARCH: self.competing, **(again if self.confirming else {})}
 
     def next(self) -> Planned | None:
         """The next trial, or None: then it waits for one that runs, or the study is `done`."""
@@ -157,7 +155,7 @@ class Plan:
                 self.tell(row)
         return [number for number in range(len(self.trials)) if number not in self.rows]
 
-    def ranked(self, phase: str) -> list[int]:
+    def ranked(self, phase: Phase) -> list[int]:
         """Return the trials of `phase` that have a result, the best first."""
         return verdict.ranked(list(self.rows.values()), phase)
 
@@ -178,7 +176,7 @@ class Plan:
         return self._seconds({phase: max(count, 0) for phase, count in to_come.items()})
 
     def _phases(self) -> Iterator[Planned | None]:
-        first, shorter = ("screen", {"epochs": RUNG}) if self.screening else ("search", {})
+        first, shorter = (Phase.SCREEN, {"epochs": RUNG}) if self.screening else (Phase.SEARCH, {})
         for number in range(self.sampler.count):
             while (sampled := self.sampler.sample(number, self._accuracies())) is None:
                 yield None
@@ -189,32 +187,32 @@ class Plan:
             yield Planned(first, sampled, shorter, origin=self.sampler.origin(number))
         yield from self._all_ended()
         if self.screening:
-            self.kept = self._best("screen", self.keep)
+            self.kept = self._best(Phase.SCREEN, self.keep)
             for place, number in enumerate(self.kept):
-                if place and not self._in_time("search"):
+                if place and not self._in_time(Phase.SEARCH):
                     self.skipped.append("more of the best in full")
                     break
-                yield self._again("search", number)
+                yield self._again(Phase.SEARCH, number)
             yield from self._all_ended()
-        self.candidates = self._best("search", self.confirm) if self.confirm else []
-        if self.candidates and not self._in_time("confirm"):
+        self.candidates = self._best(Phase.SEARCH, self.confirm) if self.confirm else []
+        if self.candidates and not self._in_time(Phase.CONFIRM):
             self.skipped.append("the confirmation")
             return
         for seed in self.seeds():
             for number in self.candidates:
-                yield self._again("confirm", number, seed=seed)
+                yield self._again(Phase.CONFIRM, number, seed=seed)
         yield from self._all_ended()
         if self.candidates and (winner := self.winner()) is not None:
             for seed in self.seeds():
-                yield self._again("final", winner, seed=seed, holdout=0)
+                yield self._again(Phase.FINAL, winner, seed=seed, holdout=0)
 
-    def _best(self, phase: str, count: int) -> list[int]:
+    def _best(self, phase: Phase, count: int) -> list[int]:
         """The best trials of `phase`, and the base recipe's if it is to be confirmed."""
         ranked = self.ranked(phase)
         more = [i for i in ranked[count:] if self.trials[i].origin == "base"]
         return [*ranked[:count], *(more if self.study.confirm_base else ())]
 
-    def _again(self, phase: str, number: int, **more: Any) -> Planned:
+    def _again(self, phase: Phase, number: int, **more: Any) -> Planned:
         """The configuration of the trial `number` once more."""
         planned = self.trials[number]
         return Planned(phase, planned.sampled, more, repeats=number, origin=planned.origin)
@@ -223,7 +221,7 @@ class Plan:
         while len(self.rows) < len(self.trials):
             yield None
 
-    def _in_time(self, phase: str) -> bool:
+    def _in_time(self, phase: Phase) -> bool:
         """Whether another trial of `phase`, and what must come after, would end within the budget.
         Time for confirming is kept free as long as that leaves half of the budget to the search."""
         budget = self.study.time_budget
@@ -232,35 +230,41 @@ class Plan:
         if (decided := self._decided(len(self.trials))) is not None:
             return decided == phase
         outline = self.outline()
-        again = {each: n for each, n in outline.items() if each in ("confirm", "final")}
+        again: dict[Phase, int] = {
+            each: outline[each] for each in (Phase.CONFIRM, Phase.FINAL) if each in outline
+        }
         confirming = self._seconds(again)
         if confirming is None:
             return True
-        if phase == "confirm":
+        if phase == Phase.CONFIRM:
             needed = confirming
         else:
-            search = {"search": outline["search"]} if phase == "screen" else {}
+            search: dict[Phase, int] = (
+                {Phase.SEARCH: outline[Phase.SEARCH]} if phase == Phase.SCREEN else {}
+            )
             needed = self._seconds({phase: 1, **search}) or 0.0
             needed += confirming if confirming <= budget / 2 else 0.0
         return self.clock() - self.began + needed <= budget
 
-    def _decided(self, number: int) -> str | None:
+    def _decided(self, number: int) -> Phase | None:
         """The phase of the trial `number` before the study was resumed, or of the next one known:
         between two phases all must have ended."""
-        known = {each: row["phase"] for each, row in self.recorded.items()}
+        known = {each: Phase(row["phase"]) for each, row in self.recorded.items()}
         for each, config in self.begun.items():
             if config.holdout == 0:
-                known[each] = "final"
+                known[each] = Phase.FINAL
             elif config.seed in self.seeds() and "seed" not in self.dimensions:
-                known[each] = "confirm"
+                known[each] = Phase.CONFIRM
             else:
-                known[each] = "screen" if self.screening and config.epochs == RUNG else "search"
+                known[each] = (
+                    Phase.SCREEN if self.screening and config.epochs == RUNG else Phase.SEARCH
+                )
         later = [each for each in known if each >= number]
         return known[min(later)] if later else None
 
-    def _seconds(self, trials: dict[str, int]) -> float | None:
+    def _seconds(self, trials: Mapping[Phase, int]) -> float | None:
         """What that many trials of each phase take, at the pace of those that ended."""
-        ended = [row for row in list(self.rows.values()) if row["status"] in ("ok", "stopped")]
+        ended = [row for row in list(self.rows.values()) if row["status"] in verdict.WITH_RESULT]
         if not ended:
             return None
         pace = fmean(
@@ -274,20 +278,20 @@ class Plan:
             for phase, count in trials.items()
         )
 
-    def _epochs(self, phase: str) -> int:
-        return RUNG if phase == "screen" else self.epochs
+    def _epochs(self, phase: Phase) -> int:
+        return RUNG if phase == Phase.SCREEN else self.epochs
 
     def images_of(self, number: int) -> int:
         """How many images the trial `number` trains on in an epoch."""
         return self.base.replace(**self.trials[number].changes).images
 
-    def images(self, phase: str) -> int:
+    def images(self, phase: Phase) -> int:
         """How many images a trial of `phase` trains on in an epoch, at most."""
-        base = self.base.replace(holdout=0) if phase == "final" else self.base
+        base = self.base.replace(holdout=0) if phase == Phase.FINAL else self.base
         sizes = self.dimensions.get("train_size")
         return max(size or base.images for size in sizes.values) if sizes else base.images
 
-    def _of(self, phase: str) -> list[int]:
+    def _of(self, phase: Phase) -> list[int]:
         return [i for i, trial in enumerate(self.trials) if trial.phase == phase]
 
     def _accuracies(self) -> dict[int, float | None]:

@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mnist_ray import checkpoint, display_study, errors, resources, resume, runs
 from mnist_ray.config import TrainConfig
 from mnist_ray.schedulers import Search
 from mnist_ray.storage import Place
+from mnist_ray.verdict import Phase, Status
 
 DEATHS = {
     "worker process has died": "its process died",
@@ -125,7 +126,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
                 self.epochs[number] = saved.epochs
             self.show.again(number, len(self.epochs[number]), why)
         else:
-            self._end(trial, status="failed", error=why)
+            self._end(trial, status=Status.FAILED, error=why)
 
     def _end(self, trial: Trial, **known: Any) -> None:
         number = self.numbers[trial.trial_id]
@@ -135,7 +136,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         changes = {name: trial.config[name] for name in planned.changes}
         config = {**self.base.model_dump(), **changes}
         if epochs:
-            saved = epochs[-1] if planned.phase == "final" else tables.best_epoch(epochs)
+            saved = epochs[-1] if planned.phase == Phase.FINAL else tables.best_epoch(epochs)
             known["checkpoint"] = saved["checkpoint"]
             known["split_hash"] = self.split_hash(self.base.replace(**changes))
         row = tables.trial_row(
@@ -147,7 +148,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             repeats=planned.repeats,
             origin=planned.origin,
             total_seconds=time.monotonic() - self.began[number],
-            ended=datetime.now(timezone.utc),
+            ended=datetime.now(UTC),
             **self.known,
             **known,
         )

@@ -12,6 +12,7 @@ import pandas as pd
 
 from mnist_ray import axes, errors, figures, page, results, tables, verdict
 from mnist_ray.storage import Place
+from mnist_ray.verdict import Phase, Status
 
 MOST_MISTAKES = 60
 
@@ -90,9 +91,9 @@ def _run(folder: Place) -> Iterator[str]:
         " ANOVA (Hutter et al., ICML 2014); the rest is their interplay."
         " It is an estimate from these trials alone, and a rough one from few."
     )
-    if "phase" in trials and (trials["phase"] == "screen").any():
+    if "phase" in trials and (trials["phase"] == Phase.SCREEN).any():
         what += " The accuracies are those of the screening, after its one epoch."
-    elif (trials["status"] == "stopped").any():
+    elif (trials["status"] == Status.STOPPED).any():
         what += " A trial that was stopped counts with the accuracy it had by then."
     if shares is None and fields:
         what = f"An estimate needs at least {figures.ENOUGH} configurations with a result."
@@ -115,7 +116,7 @@ def _searched(trials: pd.DataFrame) -> list[str]:
     """The fields of the config in which trials of one phase differ."""
     fields = [name for name in trials if name not in tables.TRIAL_COLUMNS and name != "seed"]
     phases = trials["phase"] if "phase" in trials else pd.Series("", index=trials.index)
-    groups = [trials[phases == phase] for phase in phases.unique() if phase not in ("final",)]
+    groups = [trials[phases == phase] for phase in phases.unique() if phase not in (Phase.FINAL,)]
     return [
         field
         for field in fields
@@ -161,8 +162,8 @@ def _summary(
         ),
     }
     winner = _winner(trials)
-    final = trials[trials["phase"] == "final"] if "phase" in trials else trials[:0]
-    final = final[final["status"] == "ok"]
+    final = trials[trials["phase"] == Phase.FINAL] if "phase" in trials else trials[:0]
+    final = final[final["status"] == Status.OK]
     # A training run has one row, which no other lost to.
     best = trials[trials["trial"] == winner] if _is_study(trials) else trials
     if len(best):
@@ -226,8 +227,8 @@ def _cost(trials: pd.DataFrame) -> str:
     text = "Epochs trained, by phase and by where trials ended."
     if "phase" not in trials:
         return text
-    tried = trials[trials["phase"] == "screen"]
-    searched = trials[trials["phase"] == "search"]
+    tried = trials[trials["phase"] == Phase.SCREEN]
+    searched = trials[trials["phase"] == Phase.SEARCH]
     if len(searched):
         spent = tried["epochs_trained"].sum() + searched["epochs_trained"].sum()
         in_full = len(tried) * searched["epochs"].max() if len(tried) else searched["epochs"].sum()

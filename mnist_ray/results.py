@@ -18,6 +18,7 @@ from mnist_ray import command, errors, runs, storage, tables
 from mnist_ray.config import RunConfig
 from mnist_ray.storage import Place
 from mnist_ray.tables import EPOCHS, TRIAL_COLUMNS, TRIALS
+from mnist_ray.verdict import Phase, Status
 
 SUMMARY = (
     "run",
@@ -51,7 +52,8 @@ def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
     if sort == BEST and "phase" in table.column_names:
         # Accuracies of different phases are not of the same images or number of epochs.
         phase = pc.index_in(
-            table["phase"].cast(pa.string()), pa.array(["final", "confirm", "search", "screen"])
+            table["phase"].cast(pa.string()),
+            pa.array([*reversed(Phase)]),
         )
         return table.append_column("_", phase).sort_by([("_", "ascending"), *order]).drop(["_"])
     return table.sort_by(order)
@@ -111,7 +113,7 @@ def over_seeds(table: pa.Table) -> pa.Table:
     fields = [name for name in table.column_names if name not in TRIAL_COLUMNS and name != "seed"]
     fields = [*(name for name in ALIKE if name in table.column_names), *fields]
     fields = [name for name in fields if not pa.types.is_null(table.schema.field(name).type)]
-    ended = pc.equal(table["status"], "ok")
+    ended = pc.equal(table["status"], Status.OK)
     accuracies = ("best_accuracy", "final_accuracy", "test_accuracy")
     for name in (*accuracies, "train_seconds"):
         values = pc.if_else(ended, table[name], None)
@@ -200,7 +202,7 @@ def summary(table: pa.Table) -> pa.Table:
 
 def _scored_differently(table: pa.Table) -> bool:
     if "phase" in table.column_names:
-        table = table.filter(pc.not_equal(pc.fill_null(table["phase"], ""), "final"))
+        table = table.filter(pc.not_equal(pc.fill_null(table["phase"], ""), Phase.FINAL))
     return len(pc.unique(table["scored_on"].drop_null())) > 1
 
 

@@ -22,6 +22,7 @@ from mnist_ray.plan import Plan
 from mnist_ray.search import Dimension
 from mnist_ray.storage import Place
 from mnist_ray.tables import Epochs
+from mnist_ray.verdict import Phase
 
 METRIC = "accuracy"
 """The metric that schedulers go by: of held-out images, in the phases that they look at."""
@@ -81,7 +82,7 @@ class _Ended:
     """A trial of a study that is resumed, to a scheduler."""
 
     def __init__(self, number: int) -> None:
-        self.trial_id, self.config = f"ended-{number}", {"trial": number, "phase": "search"}
+        self.trial_id, self.config = f"ended-{number}", {"trial": number, "phase": Phase.SEARCH}
 
 
 class _SearchOnly(TrialScheduler):  # type: ignore[misc]
@@ -98,13 +99,13 @@ class _SearchOnly(TrialScheduler):  # type: ignore[misc]
 
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
         super().on_trial_add(controller, trial)
-        if trial.config["phase"] == "search":
+        if trial.config["phase"] == Phase.SEARCH:
             # Once: a trial that failed is added again.
             for row in self.reported.pop(trial.config["trial"], ()):
                 super().on_trial_result(controller, trial, row)
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if trial.config["phase"] != "search" or result["last"]:
+        if trial.config["phase"] != Phase.SEARCH or result["last"]:
             return str(self.CONTINUE)
         decision: str = super().on_trial_result(controller, trial, result)
         return decision
@@ -197,6 +198,6 @@ def scheduler(plan: Plan, reported: Epochs) -> TrialScheduler:
     else:
         return FIFOScheduler()
     for number in plan.rows:
-        if plan.trials[number].phase == "search":
+        if plan.trials[number].phase == Phase.SEARCH:
             stops.on_trial_add(None, _Ended(number))
     return stops

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -168,7 +168,7 @@ def modified(file: Place) -> datetime:
     if isinstance(file, Remote):
         changed: datetime = file.info().mtime
         return changed
-    return datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC)
 
 
 def relative(inner: str | Place, folder: Place) -> str:

@@ -3,7 +3,7 @@ and what each does `trial.py`'s."""
 
 import os
 from collections.abc import Callable, Container
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from operator import itemgetter
 
 import ray
@@ -34,6 +34,7 @@ from mnist_ray.data import Mnist
 from mnist_ray.errors import RunFailed, UserError
 from mnist_ray.plan import Plan
 from mnist_ray.recorder import Recorder
+from mnist_ray.verdict import Phase
 
 
 def study(
@@ -172,7 +173,7 @@ def _finish(recorder: Recorder, mnist: Mnist, show: display_study.Study) -> tabl
         outcomes = {f"{row['status']}: {row['error'] or ''}" for row in plan.rows.values()}
         raise RunFailed(f"no trial has a result ({'; '.join(sorted(outcomes))}); see {folder}.")
     best = plan.rows[winner]
-    finals = [plan.rows[i] for i in plan.ranked("final")]
+    finals = [plan.rows[i] for i in plan.ranked(Phase.FINAL)]
     saved = checkpoint.load(
         folder / min(finals, key=itemgetter("trial"), default=best)["checkpoint"]
     )
@@ -190,7 +191,7 @@ def _finish(recorder: Recorder, mnist: Mnist, show: display_study.Study) -> tabl
 
 
 def _now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def _computes_with(

@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from mnist_ray import errors, storage
 from mnist_ray.config import TrainConfig
 from mnist_ray.storage import Place
+from mnist_ray.verdict import Phase, Status
 
 Row = dict[str, Any]
 Epochs = dict[int, list[Row]]
@@ -225,7 +226,7 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
         final = epochs[-1]
         of_test = final["scored_on"] == "test"
         # Of the final runs no epoch is picked by the test set.
-        best = final if known.get("phase") == "final" else best_epoch(epochs)
+        best = final if known.get("phase") == Phase.FINAL else best_epoch(epochs)
         train_seconds = sum(epoch["train_seconds"] for epoch in epochs)
         images = sum(epoch["images_per_second"] * epoch["train_seconds"] for epoch in epochs)
         row |= {
@@ -239,7 +240,7 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
             "test_accuracy": final["accuracy"] if of_test else None,
             "test_loss": final["loss"] if of_test else None,
             "epochs_trained": len(epochs),
-            "rung": epochs[-1]["epoch"] if _status(config, epochs) == "stopped" else None,
+            "rung": epochs[-1]["epoch"] if _status(config, epochs) == Status.STOPPED else None,
             "train_seconds": train_seconds,
             "images_per_second": images / train_seconds,
             "arithmetic": final.get("arithmetic"),
@@ -259,8 +260,8 @@ def best_epoch(epochs: Sequence[Row]) -> Row:
 
 def _status(config: Row, epochs: Sequence[Row]) -> str:
     if not all(math.isfinite(epochs[-1][name]) for name in ("train_loss", "loss")):
-        return "diverged"
-    return "ok" if epochs[-1]["epoch"] == config["epochs"] else "stopped"
+        return Status.DIVERGED
+    return Status.OK if epochs[-1]["epoch"] == config["epochs"] else Status.STOPPED
 
 
 def provenance() -> Row:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mnist_ray import errors, flags
 from mnist_ray.config import RunConfig, TrainConfig
 from mnist_ray.errors import RunFailed
+from mnist_ray.verdict import Status
 
 
 def main(argv: Sequence[str]) -> None:
@@ -18,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     from mnist_ray import display, trainer  # after the flags: torch and Ray take seconds
 
     row = trainer.train(config, run, display.Training())
-    if row["status"] == "diverged":
+    if row["status"] == Status.DIVERGED:
         raise RunFailed(
             f"the loss was not finite after epoch {row['epochs_trained']}; lower the learning rate."
         )

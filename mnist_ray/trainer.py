@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import ray
@@ -31,6 +31,7 @@ from mnist_ray import (
 from mnist_ray.config import RunConfig, TrainConfig
 from mnist_ray.errors import RunFailed
 from mnist_ray.storage import Place
+from mnist_ray.verdict import Status
 
 
 def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[str, Any]:
@@ -66,13 +67,13 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             if (words := resume.other_bits(done, now)) and not done[-1]["last"]:
                 show.console.print(words)
             begun = True
-        write(status="running")
+        write(status=Status.RUNNING)
 
     def on_wait() -> None:
         show.wait(resources.why_waiting(share, config.min_workers or config.num_workers))
 
     def write(**more: Any) -> tables.Row:
-        now = {"total_seconds": time.monotonic() - clock, "ended": datetime.now(timezone.utc)}
+        now = {"total_seconds": time.monotonic() - clock, "ended": datetime.now(UTC)}
         row = tables.trial_row(config.model_dump(), epochs, **{**known, **now, **more})
         tables.write(folder, [row], epochs)
         return row
@@ -103,7 +104,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             except (RunFailed, KeyboardInterrupt) as error:
                 if begun:
                     with contextlib.suppress(OSError):  # of a full disk
-                        write(status="failed", error=str(error) or "interrupted")
+                        write(status=Status.FAILED, error=str(error) or "interrupted")
                 show.stopped(runs.resume_command(folder, run, "train"))
                 raise
     saved = checkpoint.whole(checkpoint.folders(folder))
@@ -165,7 +166,7 @@ def _started(folder: Place) -> datetime:
     if (folder / tables.TRIALS).exists():
         began: datetime = tables.read(folder)["started"][0].as_py()
         return began
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def cause(error: BaseException) -> str:

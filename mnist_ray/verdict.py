@@ -3,10 +3,43 @@ words. It reads rows of the trials table, those of a study that runs or of one t
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import StrEnum
 from statistics import fmean, stdev
 from typing import Any
 
 Row = Mapping[str, Any]
+
+
+class Phase(StrEnum):
+    """A phase of a study, in the order in which they come."""
+
+    SCREEN = "screen"
+    """Every configuration for one epoch, a whole schedule of its own."""
+    SEARCH = "search"
+    """The configurations that compete, in full."""
+    CONFIRM = "confirm"
+    """The best of them again, with fresh seeds and the same held-out images."""
+    FINAL = "final"
+    """The winner with no image held out, scored on the test set."""
+
+
+class Status(StrEnum):
+    """How a trial, or a training run, ended."""
+
+    OK = "ok"
+    """It trained all its epochs."""
+    STOPPED = "stopped"
+    """The scheduler stopped it."""
+    DIVERGED = "diverged"
+    """Its loss was no longer finite."""
+    FAILED = "failed"
+    """It ended with an error, or was interrupted."""
+    RUNNING = "running"
+    """It has not ended, or was killed."""
+
+
+WITH_RESULT = (Status.OK, Status.STOPPED)
+"""The statuses of trials whose accuracies count."""
 
 
 def mean_and_deviation(shares: Sequence[float]) -> str:
@@ -49,7 +82,7 @@ def compared(ours: Sequence[float | None], theirs: Sequence[float | None]) -> st
 def ranked(rows: Iterable[Row], phase: str) -> list[int]:
     """Return the numbers of the trials of `phase` that have a result, the best first and of equal
     ones the earlier. `rows` are those of the trials table, here and below."""
-    found = [row for row in rows if row["phase"] == phase and row["status"] in ("ok", "stopped")]
+    found = [row for row in rows if row["phase"] == phase and row["status"] in WITH_RESULT]
     found.sort(key=lambda row: (-row["best_accuracy"], row["trial"]))
     return [row["trial"] for row in found]
 
@@ -59,8 +92,8 @@ def confirmed(rows: Iterable[Row]) -> dict[int, list[float | None]]:
     last epoch, None for one without a result; the best mean first, in which None counts as 0."""
     found: dict[int, list[float | None]] = {}
     for row in sorted(rows, key=lambda row: row["trial"]):
-        if row["phase"] == "confirm":
-            accuracy = row["final_accuracy"] if row["status"] == "ok" else None
+        if row["phase"] == Phase.CONFIRM:
+            accuracy = row["final_accuracy"] if row["status"] == Status.OK else None
             found.setdefault(row["repeats"], []).append(accuracy)
     return dict(sorted(found.items(), key=lambda pair: -fmean(x or 0.0 for x in pair[1])))
 
@@ -68,7 +101,7 @@ def confirmed(rows: Iterable[Row]) -> dict[int, list[float | None]]:
 def winner(rows: Collection[Row]) -> int | None:
     """Return the number of the best trial: by the confirmation, or else by the search; None where
     neither has a result."""
-    return next(iter([*confirmed(rows), *ranked(rows, "search")]), None)
+    return next(iter([*confirmed(rows), *ranked(rows, Phase.SEARCH)]), None)
 
 
 def against_base(rows: Collection[Row], best: int | None) -> str:
@@ -76,7 +109,7 @@ def against_base(rows: Collection[Row], best: int | None) -> str:
     parts separated by semicolons; empty where the base recipe took no part, or nothing has won."""
     by_number = {row["trial"]: row for row in rows}
     of_base = [row for row in rows if row["origin"] == "base"]
-    phase = "search" if any(row["phase"] == "search" for row in of_base) else "screen"
+    phase = Phase.SEARCH if any(row["phase"] == Phase.SEARCH for row in of_base) else Phase.SCREEN
     base = next((row for row in of_base if row["phase"] == phase), None)
     if best is None or base is None:
         return ""
@@ -84,13 +117,13 @@ def against_base(rows: Collection[Row], best: int | None) -> str:
     if number not in places:
         return f"trial {number} {base['status']}, and so has no result"
     place = f"trial {number}, place {places.index(number) + 1} of {len(places)} in the"
-    place += " search" if phase == "search" else " screening"
+    place += " search" if phase == Phase.SEARCH else " screening"
     if by_number[best]["origin"] == "base":
         return f"{place}; it is the winner: nothing that was tried beat it"
     repeated = confirmed(rows)
     if number in repeated:
         return f"{place}; {_versus(repeated[best], repeated[number])}"
-    same = best if phase == "search" else by_number[best]["repeats"]
+    same = best if phase == Phase.SEARCH else by_number[best]["repeats"]
     shown = [f"{by_number[each]['best_accuracy']:.2%}" for each in (number, same)]
     return (
         f"{place}; one run of each was compared: {shown[0]} there, {shown[1]} the winner's"

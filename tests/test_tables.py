@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ from mnist_ray.config import TrainConfig
 from mnist_ray.data import Mnist
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-NOW = datetime(2026, 11, 26, 22, 57, 45, 999_999, timezone.utc)
+NOW = datetime(2026, 11, 26, 22, 57, 45, 999_999, UTC)
 CONFIG = TrainConfig(holdout=100, epochs=2, train_size=1000)
 
 EPOCH = {
