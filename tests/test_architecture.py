@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "fields": {"errors", "storage"},
     "config": {"fields"},
     "flags": {"config", "errors", "fields", "runs", "storage"},
-    "fetch": {"errors"},
+    "fetch": {"errors", "storage"},
     "data": {"config", "fetch"},
     "kernels": set(),
     "model": {"config", "kernels"},
