@@ -54,7 +54,7 @@ def study(
     if run.resume and study.scheduler == "pbt":
         raise UserError("scheduler is pbt, whose population cannot be resumed; start a new study.")
     folder = runs.folder(run, "tune")
-    trackers = tracking.callbacks(study.track, folder.name)
+    tracking.check(study.track)
     mnist = data.load(run.data_dir)
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own goes on as if all were done
     # The final runs hold nothing out, and so do not report what schedulers go by.
@@ -71,7 +71,8 @@ def study(
         share = resources.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
         concurrent = _concurrency(study, share)
         resources.check_shared(folder.parent)
-        with runs.claimed(folder, "tune", settings, run.resume):
+        with runs.claimed(folder, "tune", settings, run.resume, not run.name) as folder:
+            trackers = tracking.callbacks(study.track, folder.name)
             rows, epochs = resume.ended(folder)
             begun = resume.begun(folder, epochs)
             epochs |= {number: each.epochs for number, each in begun.items()}
@@ -109,6 +110,7 @@ def _search(
         run.max_failures,
         epochs,
         lambda: resources.why_waiting(share, study.workers_per_trial),
+        lambda: resources.waiting_launches(study.workers_per_trial),
         device=share.device,
         started=min((row["started"] for row in plan.rows.values()), default=_now()),
         **tables.provenance(),
