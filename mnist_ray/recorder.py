@@ -119,7 +119,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = self.numbers[trial.trial_id]
-        self.show.again(number, len(self.epochs.get(number, ())), _why(trial.error_file))
+        # What it will go on from, which it may have saved without having told of it yet.
+        saved = resume.trial(self.folder, number)
+        self.show.again(number, len(saved.epochs) if saved else 0, _why(trial.error_file))
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
