@@ -4,26 +4,39 @@ import atexit
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 from ray._common.utils import get_ray_address_file
+from ray._private.grpc_utils import init_grpc_channel
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 from mnist_ray import errors
-from mnist_ray.errors import RunFailed
-from mnist_ray.resources import PATIENCE, Share, per_node, room
+from mnist_ray.errors import RunFailed, UserError
+from mnist_ray.resources import PATIENCE, Share, cores, per_node, room
 
 API_SERVER = "RAY_API_SERVER_ADDRESS"
+ANSWER_WITHIN = 10
+"""Seconds that a cluster has to answer. Ray itself would go on asking for minutes."""
+
+SOCKETS = "/mnist_ray-12345678/session_2026-11-26_00-00-00_000000_1234567/sockets/plasma_store"
+LONGEST_TMPDIR = (103 if sys.platform == "darwin" else 107) - len(SOCKETS)
+"""Bytes of the folder in which a cluster's folder is made: the paths of its sockets are bounded."""
 
 
 @contextmanager
@@ -47,10 +60,13 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
     with contextlib.ExitStack() as exits:
-        if is_to_join():
-            options["address"] = None  # RAY_ADDRESS, or the cluster of `ray start` here
+        if address := to_join():
+            options["address"] = None  # Ray finds it in the same way
+            if urllib.request.getproxies():
+                around = _around_proxies("localhost", "127.0.0.1", address.rpartition(":")[0])
+                options["runtime_env"] = {"env_vars": around}
         else:
-            options |= {"address": "local", "include_dashboard": dashboard}
+            options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": cores()}
             options |= exits.enter_context(_alone(dashboard, verbose))
         exits.callback(ray.shutdown)
         try:
@@ -72,15 +88,13 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
 @contextmanager
 def _alone(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]:
     """What a cluster of its own needs besides: Ray's options for that, and the environment."""
-    place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    # Short, because there are sockets in it, and their paths can have 107 characters.
-    place = place if len(place) < 20 else "/tmp"
-    folder = Path(tempfile.mkdtemp(prefix="mnist_ray-", dir=place))
+    folder = _temporary_folder()
     if not verbose:  # or its logs are what one wants to read
         # Last of all, after Ray's own, where a signal came while it started.
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     options: dict[str, Any] = {"_temp_dir": str(folder)}
     environment = {"TMPDIR": str(folder)}  # where a worker that is killed leaves its own
+    environment |= _around_proxies("localhost", "127.0.0.1") | _token()
     if dashboard:
         options["dashboard_port"] = port = free_port()
         # By itself Ray looks for any cluster on this machine, and gives up where there are two.
@@ -101,19 +115,90 @@ def _alone(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_to_join(record: Path | None = None) -> bool:
-    """Whether there is a cluster to join: that of RAY_ADDRESS, or of `ray start` on this machine. A
-    crash may leave the record of one that is gone, for which Ray would wait for minutes."""
-    if address := os.environ.get("RAY_ADDRESS"):
-        return address != "local"
-    record = record or Path(get_ray_address_file(None))
-    if not record.exists():
-        return False
-    host, _, port = record.read_text().strip().rpartition(":")
+def _temporary_folder() -> Path:
+    """Make the folder of a cluster's logs and sockets; raises UserError where it cannot."""
+    named = os.environ.get("RAY_TMPDIR")
     try:
-        socket.create_connection((host, int(port)), timeout=3).close()
-    except (OSError, ValueError):
+        place = os.path.abspath(named or tempfile.gettempdir())
+        if len(os.fsencode(place)) > LONGEST_TMPDIR:
+            if named:
+                raise UserError(
+                    f"RAY_TMPDIR is {named}, {len(os.fsencode(place))} bytes long, but Ray's"
+                    f" sockets need one of at most {LONGEST_TMPDIR}; name a shorter one."
+                )
+            place = "/tmp"
+        return Path(tempfile.mkdtemp(prefix="mnist_ray-", dir=place))
+    except OSError as error:
+        raise UserError(
+            f"{f'RAY_TMPDIR {named}' if named else 'the folder of temporary files'} cannot be"
+            f" used: {errors.reason(error)}. Set RAY_TMPDIR to a folder that can be written."
+        ) from None
+
+
+def _around_proxies(*hosts: str) -> dict[str, str]:
+    """The environment in which these hosts are asked directly. Ray asks its dashboard with a
+    library that heeds http_proxy, and where a proxy answers instead, waits for ever."""
+    names = ("no_proxy", "NO_PROXY")
+    known = [host for name in names for host in os.environ.get(name, "").split(",") if host]
+    value = "*" if "*" in known else ",".join(dict.fromkeys([*known, *hosts]))
+    return dict.fromkeys(names, value)
+
+
+def _token() -> dict[str, str]:
+    """The environment with a token for a cluster of its own, where ~/.ray can keep none."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return {}
+    try:
+        folder = Path.home() / ".ray"
+        if not os.access(folder / "auth_token", os.R_OK):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError):  # there may be no home at all
+        return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {}
+
+
+def to_join(record: Path | None = None) -> str | None:
+    """Return the address of the cluster to join, that of RAY_ADDRESS or of `ray start` on this
+    machine, or None where there is none to join. Raises UserError for a RAY_ADDRESS that leads to
+    none."""
+    address = os.environ.get("RAY_ADDRESS") or None
+    if address == "local":
+        return None
+    if address and "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS is {address}, but a command runs on a machine of the cluster, whose"
+            " address is like HOST:6379. Elsewhere, leave it to `ray job submit`."
+        )
+    if address in (None, "auto"):
+        # A crash may leave the record of a cluster that is gone, or it may be another user's.
+        with contextlib.suppress(OSError, ValueError):
+            recorded = (record or Path(get_ray_address_file(None))).read_text(encoding="utf-8")
+            if answers(recorded.strip()):
+                return recorded.strip()
+        if not address:
+            return None
+    elif answers(address):
+        return address
+    raise UserError(
+        f"RAY_ADDRESS is {address}, but no Ray cluster answers there; correct it, or unset it to"
+        " start a cluster for this run alone."
+    )
+
+
+def answers(address: str) -> bool:
+    """Whether a Ray cluster answers at an address like HOST:6379."""
+    if not address.rpartition(":")[2].isdigit():
         return False
+    channel = init_grpc_channel(address, ray._private.ray_constants.GLOBAL_GRPC_OPTIONS)
+    try:
+        NodeInfoGcsServiceStub(channel).GetClusterId(
+            GetClusterIdRequest(), timeout=ANSWER_WITHIN, wait_for_ready=True
+        )
+    except grpc.RpcError as error:
+        return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)  # the token comes later
+    finally:
+        channel.close()
     return True
 
 
@@ -127,7 +212,7 @@ def free_port() -> int:
 def grown(each: Share, workers: int) -> int:
     """How many workers there is room for, after asking for room for `workers` where the cluster
     starts nodes when asked, and waiting while they come."""
-    if room(each) >= workers or not (is_to_join() and _starting() is not None):
+    if room(each) >= workers or not (to_join() and _starting() is not None):
         return room(each)
     print(f"waits for nodes: room for {room(each)} of {workers} workers", flush=True)
     request_resources(bundles=[{"CPU": each.cpus, "GPU": each.gpus}] * workers)

@@ -1,6 +1,8 @@
 """How a command ends: 0 done, 1 a run failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
 
+import codecs
 import errno
+import io
 import os
 import shutil
 import signal
@@ -50,6 +52,9 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     `--verbose` shows the traceback of other errors too."""
     argv = sys.argv[1:] if argv is None else argv
     heed_signals()
+    _print_in_any_encoding()
+    # The only Ray Train that this package speaks to; Ray reads this when it is imported.
+    os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     try:
         command(argv)
     except (UserError, RunFailed) as error:
@@ -65,6 +70,30 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         return 0
     return 0
 
+
+PLAIN = {"±": "+-", "→": "->", "…": "...", "≥": ">=", "≤": "<=", "\u00d7": "x", "\u2013": "-"}
+"""What is written where the output's encoding lacks the character; for any other it is `?`."""
+
+
+def _print_in_any_encoding() -> None:
+    """Let nothing that is printed raise UnicodeEncodeError, whatever the terminal's encoding."""
+    codecs.register_error("mnist_ray_plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mnist_ray_plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return what to write for the first character that cannot be encoded, and where to go on."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff":  # a byte of a path that is not text: as it was
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    return PLAIN.get(character, "?"), error.start + 1
+
+
+LOW_ON_MEMORY = "low on memory"
+"""Ray says this in the middle of a long text about a process that its memory monitor killed."""
 
 NO_SPACE = os.strerror(errno.ENOSPC)
 
@@ -104,7 +133,9 @@ def usable(field: str, path: Path) -> Path:
     """`path` made absolute; raises UserError if it could not name anything on this machine."""
     try:
         full = path.expanduser().resolve()
-        full.exists()  # raises for names that are too long, and folders that may not be entered
+        is_folder = full.is_dir()  # raises for names that are too long, and where it may not look
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{field} {path} cannot be used: {error}.") from None
+    if is_folder and not os.access(full, os.X_OK):
+        raise UserError(f"{field} {path} cannot be used: you may not enter that folder.")
     return full

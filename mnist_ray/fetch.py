@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mnist_ray.errors import UserError, usable
+from mnist_ray import storage
+from mnist_ray.errors import UserError
 
 FILES = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -39,10 +40,10 @@ def fetch(data_dir: Path) -> dict[str, bytes]:
 
     Raises UserError if a file there is damaged, or if no source works.
     """
-    data_dir = usable("data_dir", data_dir)
+    data_dir = storage.local("data_dir", data_dir)
     # torchvision's own layout is accepted too, so that an existing copy is used.
     for folder in (data_dir, data_dir / "MNIST" / "raw"):
-        present = [name for name in FILES if (folder / name).is_file()]
+        present = [name for name in FILES if os.path.isfile(folder / name)]
         if len(present) == len(FILES):
             return {name: _read(folder / name) for name in FILES}
         if present:

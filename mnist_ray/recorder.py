@@ -20,6 +20,8 @@ from mnist_ray.storage import Place
 from mnist_ray.verdict import Phase, Status
 
 DEATHS = {
+    errors.LOW_ON_MEMORY: "it was killed because its node ran low on memory; lower --max-concurrent"
+    " or --batch-size",
     "worker process has died": "its process died",
     "node has died": "its node was lost",
     "temporarily unavailable": "its process was lost",
@@ -47,16 +49,17 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         max_failures: int,
         epochs: tables.Epochs,
         why_waiting: Callable[[], str],
+        waiting_launches: Callable[[], int],
         **known: Any,
     ) -> None:
         self.folder, self.base, self.split_hash, self.show = folder, base, split_hash, show
         self.plan, self.numbers, self.known = searcher.plan, searcher.numbers, known
         self.searcher, self.max_failures = searcher, max_failures
-        self.why_waiting = why_waiting
+        self.why_waiting, self.waiting_launches = why_waiting, waiting_launches
         self.began: dict[int, float] = {}
         self.epochs = epochs
         self.given_up: Counter[int] = Counter()
-        self.looked, self.pending = 0.0, dict[str, float]()
+        self.looked, self.silent = 0.0, dict[str, float]()
         self.unwritten, self.write_after = False, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,16 +69,30 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         now = time.monotonic()
         if self.unwritten and now > self.write_after:
             self.write()
-        # A population takes turns, and so waits.
-        if now - self.looked < 1 or self.plan.study.scheduler == "pbt":
+        if now - self.looked < 1:
             return
         self.looked = now
-        waiting = {trial.trial_id for trial in trials if trial.status == Trial.PENDING}
-        self.pending = {each: self.pending.get(each, now) for each in waiting}
-        for trial_id, since in self.pending.items():
-            if now - since > resources.PATIENCE:
+        silent = {trial.trial_id: trial for trial in trials if self._may_wait(trial, trials)}
+        self.silent = {trial_id: self.silent.get(trial_id, now) for trial_id in silent}
+        long = [each for each, since in self.silent.items() if now - since > resources.PATIENCE]
+        if not long:
+            return
+        # A trial that launches workers runs while these wait: as many as wait, the newest ones.
+        running = [each for each in silent if silent[each].status == Trial.RUNNING]
+        busy = running[: max(0, len(running) - self.waiting_launches())] if running else []
+        for trial_id in long:
+            if trial_id not in busy:
                 self.show.wait(self.numbers[trial_id], self.why_waiting())
-                self.pending[trial_id] = now
+                self.silent[trial_id] = now
+
+    def _may_wait(self, trial: Trial, trials: list[Trial]) -> bool:
+        """Whether the trial may be waiting for resources, as far as its status says."""
+        if trial.status == Trial.RUNNING:
+            return self.plan.base.num_workers > 1
+        if trial.status == Trial.PENDING and self.plan.study.scheduler == "pbt":
+            # A population takes turns.
+            return all(each.status != Trial.RUNNING for each in trials)
+        return bool(trial.status == Trial.PENDING)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = self.numbers[trial.trial_id]
@@ -88,6 +105,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Trial], trial: Trial, result: tables.Row, **_: Any
     ) -> None:
         number = self.numbers[trial.trial_id]
+        self.silent.pop(trial.trial_id, None)
         metrics = {name: value for name, value in result.items() if name not in TUNES_OWN}
         row = tables.epoch_row(self.folder.name, number, metrics)
         # Where the trial's workers saved it, or else where Tune put what the trial reported.
@@ -108,7 +126,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = self.numbers[trial.trial_id]
-        self.show.again(number, len(self.epochs.get(number, ())), _why(trial.error_file))
+        # What it will go on from, which it may have saved without having told of it yet.
+        saved = resume.trial(self.folder, number)
+        self.show.again(number, len(saved.epochs) if saved else 0, _why(trial.error_file))
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
@@ -181,12 +201,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
 
 def _why(path: str | None) -> str:
-    """In a line, from a trial's file of errors."""
-    lines = Path(path).read_text(encoding="utf-8").strip().splitlines() if path else []
-    last = lines[-1] if lines else "no message"
+    """In a line, from a trial's file of errors, in which each failure follows those before."""
+    text = Path(path).read_text(encoding="utf-8").strip() if path else ""
+    newest = text[text.rfind("Failure # ") :] if "Failure # " in text else text
+    last = newest.splitlines()[-1] if newest else "no message"
     if errors.NO_SPACE in last:
         raise OSError(last)  # no trial's fault: the study stops, and can go on when there is room
     for sign, words in DEATHS.items():
-        if sign in last:
+        # Ray's text about memory has many lines, and ends with advice on Ray's own settings.
+        if sign in (newest if sign == errors.LOW_ON_MEMORY else last):
             return words
     return last

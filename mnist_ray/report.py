@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mnist_ray import axes, errors, figures, page, results, tables, verdict
-from mnist_ray.storage import Place
+from mnist_ray.storage import Place, local
 from mnist_ray.verdict import Phase, Status
 
 MOST_MISTAKES = 60
@@ -20,7 +20,7 @@ MOST_MISTAKES = 60
 def write(folders: Sequence[Place], path: Path) -> Path:
     """Write the report of the runs in `folders` to `path`, whole or not at all, and return the full
     path. Raises UserError where a table cannot be read or the file cannot be written."""
-    full = errors.usable("report", path)
+    full = local("report", path)
     partial = full.with_name(f".{full.name}.{os.getpid()}")
     try:
         if full.is_dir():

@@ -1,10 +1,14 @@
 """What a Ray cluster has room for, and what all of its nodes see."""
 
+import contextlib
+import os
 import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import ray
+from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mnist_ray.errors import UserError
@@ -99,6 +103,47 @@ def why_waiting(each: Share, workers: int) -> str:
     )
     short = any(free.get(name, 0) < needed[name] for name in needed)
     return f"{words}; {'something else uses the cluster' if short else 'processes are starting'}"
+
+
+def waiting_launches(workers: int) -> int:
+    """How many groups of `workers` workers wait for room on the cluster."""
+    groups = placement_group_table().values()
+    return sum(each["state"] == "PENDING" and len(each["bundles"]) == workers for each in groups)
+
+
+def cores(
+    cgroups: Path = Path("/sys/fs/cgroup"), of_process: Path = Path("/proc/self/cgroup")
+) -> int:
+    """How many cores this process may use, by its CPU mask and the quotas of its cgroups. Ray
+    counts those of the machine, and knows no quota but that of the outermost cgroup."""
+    machine = os.cpu_count() or 1
+    mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
+    return max(1, min([mask, *map(int, _quotas(cgroups, of_process))]))
+
+
+def _quotas(cgroups: Path, of_process: Path) -> Iterator[float]:
+    """Cores, by each quota of a cgroup that this process is in, or of one around it."""
+    with contextlib.suppress(OSError):
+        for line in of_process.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            inner = PurePosixPath(path.lstrip("/"))
+            around = [inner, *inner.parents]
+            if not controllers:  # version 2
+                for folder in around:
+                    yield from _quota(cgroups / folder / "cpu.max")
+            elif "cpu" in controllers.split(","):
+                for folder in around:
+                    at = cgroups / "cpu" / folder
+                    yield from _quota(at / "cpu.cfs_quota_us", at / "cpu.cfs_period_us")
+
+
+def _quota(*files: Path) -> Iterator[float]:
+    """Quota and period in these files, divided; nothing where there is none: `max`, or -1."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        words = " ".join(file.read_text(encoding="utf-8") for file in files).split()
+        quota, period = map(int, words)
+        if quota > 0:
+            yield quota / period
 
 
 def per_node(resource: str) -> list[int]:

@@ -1,10 +1,12 @@
 """The folder that a run fills: its name, what the run began with, and who is at it now."""
 
+import errno
 import fcntl
 import itertools
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -30,22 +32,30 @@ def folder(run: RunConfig, kind: str) -> Place:
     if run.resume and not run.name:
         raise UserError("resume needs the name of the run that is to go on; add --name NAME.")
     folder = home / (run.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")
-    if run.resume:
-        if not (folder / f"{kind}.yaml").is_file():
-            raise UserError(f"name {run.name} cannot be resumed: {folder} holds no {kind}.yaml.")
-        return folder
-    if folder.exists():
-        raise UserError(
-            f"name {folder.name} is taken: {folder} exists. Choose another --name, or go on with"
-            " it: --resume."
-        )
     try:
+        if run.resume:
+            if not (folder / f"{kind}.yaml").is_file():
+                raise UserError(
+                    f"name {run.name} cannot be resumed: {folder} holds no {kind}.yaml."
+                )
+            return folder
+        if run.name and folder.exists():
+            raise UserError(
+                f"name {folder.name} is taken: {folder} exists. Choose another --name, or go on"
+                " with it: --resume."
+            )
         storage.make(home)
     except OSError as error:
-        raise UserError(f"storage {run.storage} cannot be used: {reason(error)}.") from None
-    if isinstance(home, Path) and not os.access(home, os.W_OK):
-        raise UserError(f"storage {run.storage} cannot be used: it may not be written to.")
+        raise _unusable(run.storage, reason(error)) from None
+    if isinstance(home, Path) and not os.access(home, os.W_OK | os.X_OK):
+        raise _unusable(run.storage, "you may not write to it")
     return folder
+
+
+def _unusable(storage: object, why: str) -> UserError:
+    return UserError(
+        f"storage {storage} cannot be used: {why}. Name a folder that can be written: --storage."
+    )
 
 
 def settings(run: RunConfig, kind: str) -> dict[str, Any]:
@@ -60,50 +70,90 @@ def is_run(folder: Place) -> bool:
 
 @contextmanager
 def claimed(
-    folder: Place, kind: str, settings: Mapping[str, Any], resume: bool = False
-) -> Iterator[None]:
-    """Inside, the run's folder is there, holds its settings, and is no other process's, which can
-    be seen of a folder of this machine. Without `resume` it is made.
+    folder: Place,
+    kind: str,
+    settings: Mapping[str, Any],
+    resume: bool = False,
+    rename: bool = False,
+) -> Iterator[Place]:
+    """Give the run's folder, which is there inside, holds its settings, and is no other process's,
+    which can be seen of a folder of this machine. Without `resume` it is made; where its name is
+    taken and `rename` is set, as for a name that no one chose, it has the next that is free.
 
     Raises UserError where another process is at this run, or has just taken its name.
     """
-    recorded = folder / f"{kind}.yaml"
     if not resume:
-        _make(folder, recorded.name, settings)
+        folder = _make(folder, f"{kind}.yaml", settings, rename)
+    recorded = folder / f"{kind}.yaml"
     if not isinstance(recorded, Path):
-        yield
+        yield folder
         return
     try:
-        lock = recorded.open(encoding="utf-8")
+        lock = recorded.open("r+", encoding="utf-8")  # NFS locks no file that is only read
     except OSError as error:
-        raise UserError(f"{recorded} cannot be read: {reason(error)}.") from None
+        raise UserError(f"{recorded} cannot be opened: {reason(error)}.") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however
-        except BlockingIOError:
-            raise UserError(f"name {folder.name} is being run by another process.") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
+        except OSError as error:
+            if error.errno in LOCKED:
+                raise UserError(f"name {folder.name} is being run by another process.") from None
+            if error.errno not in NO_LOCKS:
+                raise UserError(f"{recorded} cannot be locked: {reason(error)}.") from None
+        yield folder
 
 
-def _make(folder: Place, name: str, settings: Mapping[str, Any]) -> None:
+LOCKED = (errno.EAGAIN, errno.EACCES)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What a file system says that another process has locked the file, and that it has no locks."""
+
+
+def _make(folder: Place, name: str, settings: Mapping[str, Any], rename: bool) -> Place:
     """The folder with its settings, or none: a kill in between leaves nothing under its name."""
     content = yaml.safe_dump(dict(settings), sort_keys=False).encode()
+    wanted = folder
+    for number in itertools.count(2):
+        try:
+            if _make_new(folder, name, content):
+                return folder
+        except OSError as error:
+            raise _unusable(folder.parent, reason(error)) from None
+        if not rename:
+            raise UserError(f"name {folder.name} was just taken. Choose another --name.")
+        folder = wanted.parent / f"{wanted.name}-{number}"
+    raise AssertionError  # numbers do not end
+
+
+def _make_new(folder: Place, name: str, content: bytes) -> bool:
+    """Make the folder with a file in it, or nothing, where there is a folder already."""
+    if not isinstance(folder, Path):
+        return _put_new(folder, name, content)
+    new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        if not isinstance(folder, Path):
-            storage.write(folder / name, content)
-            return
-        new = folder.with_name(f".{folder.name}.{os.getpid()}")
         new.mkdir()
         (new / name).write_bytes(content)
         new.rename(folder)
-    except OSError as error:
-        if isinstance(folder, Path):
-            shutil.rmtree(new, ignore_errors=True)
+    except OSError:
+        shutil.rmtree(new, ignore_errors=True)
         if folder.exists():
-            raise UserError(f"name {folder.name} was just taken. Choose another --name.") from None
-        raise UserError(f"storage {folder.parent} cannot be used: {reason(error)}.") from None
+            return False
+        raise
+    return True
+
+
+def _put_new(folder: Place, name: str, content: bytes) -> bool:
+    """The same in a bucket, where pyarrow writes no file on the condition that there is none: each
+    process first writes that it wants the name, and of several at once none gets it."""
+    claim = folder / f"{name}.claim-{uuid.uuid4()}"
+    storage.write(claim, b"")
+    try:
+        # In this order: who had the name wrote the settings before it took back its claim.
+        if len(list(folder.glob(f"{name}.claim-*"))) > 1 or (folder / name).exists():
+            return False
+        storage.write(folder / name, content)
+    finally:
+        storage.remove_file(claim)
+    return True
 
 
 def resume_command(folder: Place, run: RunConfig, kind: str) -> str:

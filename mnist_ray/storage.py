@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from mnist_ray.errors import UserError, reason, usable
 
@@ -91,6 +92,8 @@ class Remote:
 
 Place: TypeAlias = Path | Remote
 
+URI_FLAGS = re.DOTALL | re.IGNORECASE
+
 
 @functools.lru_cache
 def _system(root: str, query: str) -> tuple[Any, str]:
@@ -106,12 +109,14 @@ def place(field: str, text: "str | Place") -> Place:
     one, or cannot be reached."""
     if isinstance(text, Remote):
         return text
-    if not str(text).strip():
+    uri = str(text).strip()
+    if not uri:
         raise UserError(f"{field} is empty; name a folder, or a URI like s3://bucket/path.")
-    match = re.fullmatch(r"([a-z0-9+.-]+)://([^/?]*)/?([^?]*)\??(.*)", str(text), re.DOTALL)
-    if not match:
-        return usable(field, Path(text))
+    match = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([^/?]*)/?([^?]*)\??(.*)", uri, URI_FLAGS)
+    if not match or match[1].lower() == "file":
+        return local(field, text, or_uri=" or a URI like s3://bucket/path")
     scheme, host, path, query = match.groups()
+    scheme = scheme.lower()
     if "@" in host:
         raise UserError(
             f"{field} has credentials in it, and would be printed and kept; set them where the"
@@ -124,6 +129,27 @@ def place(field: str, text: "str | Place") -> Place:
     except (OSError, ValueError) as error:
         raise UserError(f"{field} {text} cannot be used: {reason(error)}.") from None
     return remote
+
+
+def local(field: str, text: str | Path, or_uri: str = "") -> Path:
+    """A folder or file of this machine that a user named, by its path or as file:///path; raises
+    UserError where it cannot be one. `or_uri` says what else the field takes."""
+    uri = str(text).strip()
+    # pathlib, where the flag went through it, makes one slash of several.
+    if file := re.fullmatch(r"file:(?://([^/]*)(?=/)|(?!//))(/.*)", uri, URI_FLAGS):
+        host, path = file.groups()
+        if host not in (None, "", "localhost"):
+            raise UserError(
+                f"{field} {text} cannot be used: it is on the host {host}; a folder of this machine"
+                " has three slashes, like file:///home/me/runs."
+            )
+        return usable(field, Path(unquote(path, errors="surrogateescape")))
+    if re.match(r"[a-z][a-z0-9+.-]*:/|(s3|gs|gcs|abfss?|hdfs)(:|//)|file:", uri, URI_FLAGS):
+        raise UserError(
+            f"{field} {text} cannot be used: it must be a path on this machine{or_uri}; put ./"
+            " before a name that looks like a URI."
+        )
+    return usable(field, Path(text))
 
 
 def make(folder: Place) -> None:
@@ -154,6 +180,14 @@ def remove(folder: Place) -> None:
     else:
         with contextlib.suppress(OSError):
             folder.system.delete_dir(folder.within)
+
+
+def remove_file(file: Place) -> None:
+    """Delete a file."""
+    if isinstance(file, Path):
+        file.unlink()
+    else:
+        file.system.delete_file(file.within)
 
 
 def size(folder: Place) -> int:

@@ -59,7 +59,7 @@ def study(
     if run.resume and study.scheduler == "pbt":
         raise UserError("scheduler is pbt, whose population cannot be resumed; start a new study.")
     folder = runs.folder(run, "tune")
-    trackers = tracking.callbacks(study.track, folder.name)
+    tracking.check(study.track)
     mnist = data.load(run.data_dir)
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own goes on as if all were done
     # Tune's own record of a study, which nothing here reads, would take a third of the driver's
@@ -74,7 +74,8 @@ def study(
         lower = run.resume and study == began
         concurrent = _concurrency(study, share, show.console.print if lower else None)
         resources.check_shared(folder.parent)
-        with runs.claimed(folder, "tune", settings, run.resume):
+        with runs.claimed(folder, "tune", settings, run.resume, not run.name) as folder:
+            trackers = tracking.callbacks(study.track, folder.name)
             rows, epochs = resume.ended(folder)
             begun = resume.begun(folder, epochs)
             epochs |= {number: each.epochs for number, each in begun.items()}
@@ -119,6 +120,7 @@ def _search(
         run.max_failures,
         epochs,
         lambda: resources.why_waiting(share, study.workers_per_trial),
+        lambda: resources.waiting_launches(study.workers_per_trial),
         device=share.device,
         started=min((row["started"] for row in plan.rows.values()), default=_now()),
         **tables.provenance(),

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 from ray.util.queue import Empty, Queue
@@ -43,7 +44,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
     mnist = data.load(run.data_dir)
     splits = data.split(mnist, config.holdout, config.train_size)
     known: tables.Row = {
-        **{"run": folder.name, "trial": 0, "split_hash": splits.hash},
+        **{"trial": 0, "split_hash": splits.hash},
         **{"started": _started(folder), **tables.provenance()},
     }
     clock = time.monotonic()
@@ -82,9 +83,10 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
         share = resources.share(
             config.num_workers, config.cpus_per_worker, config.use_gpu, config.min_workers
         )
-        known |= {"device": share.device}
         resources.check_shared(folder.parent)
-        with runs.claimed(folder, "train", config.model_dump(), run.resume):
+        claimed = runs.claimed(folder, "train", config.model_dump(), run.resume, not run.name)
+        with claimed as folder:
+            known |= {"run": folder.name, "device": share.device}
             show.begin(config, share, model.layers(model.build(config)), splits)
             # Beside this process, because another node may be lost.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
@@ -155,6 +157,8 @@ def _fit(
             if time.monotonic() - heard > resources.PATIENCE:
                 on_wait()
                 heard = time.monotonic()
+        except ray.exceptions.RayError as error:  # the queue is a process too, and may be killed
+            raise RunFailed(f"training stopped: {cause(error)}") from error
     if isinstance(outcome[0], ray.train.TrainingFailedError):
         raise RunFailed(f"training stopped: {cause(outcome[0])}") from outcome[0]
     if isinstance(outcome[0], BaseException):
@@ -174,5 +178,10 @@ def cause(error: BaseException) -> str:
     inner = getattr(error, "worker_failures", None)
     if inner:
         error = next(iter(inner.values()))
+    if errors.LOW_ON_MEMORY in str(error):
+        return (
+            "a process was killed because its node ran low on memory; lower --num-workers or"
+            " --batch-size"
+        )
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

@@ -1,9 +1,11 @@
 """Shared: MNIST itself, a small set for tests that need no real digits, and one Ray cluster."""
 
 import contextlib
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,3 +108,17 @@ def ray_cluster(bucket: str) -> Iterator[None]:
 @pytest.fixture
 def storage(tmp_path: Path) -> Path:
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run has a cluster of its own."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for a run's temporary files, of a name short enough for Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="t"))
+    yield folder
+    shutil.rmtree(folder)

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "fields": {"errors", "storage"},
     "config": {"fields"},
     "flags": {"command", "config", "errors", "fields", "runs", "storage"},
-    "fetch": {"errors"},
+    "fetch": {"errors", "storage"},
     "data": {"fetch"},
     "recipe": {"config", "data"},
     "kernels": set(),

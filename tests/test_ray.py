@@ -337,15 +337,29 @@ def test_what_does_not_fit_is_refused_with_the_numbers(
     assert not (storage / "big").exists()
 
 
+ONE_TRIAL = ["--num-trials", "1", "--no-base", "--confirm", "0", "--scheduler", "fifo"]
+POPULATION = ["--num-trials", "2", "--scheduler", "pbt", "--schedule", "constant"]
+
+
 @pytest.mark.parametrize(
-    ("command", "says"),
+    ("command", "more", "taken", "says"),
     [
-        (train.main, "waiting for workers: 2 CPUs needed, 0 of 2 free; something else uses"),
-        (tune.main, "search    0  waits: 1 CPU needed, 0 of 2 free; something else uses"),
+        (train.main, [], 2, "waiting for workers: 2 CPUs needed, 0 of 2 free; something else"),
+        (tune.main, ONE_TRIAL, 2, "search    0  waits: 1 CPU needed, 0 of 2 free; something else"),
+        (tune.main, POPULATION, 2, "search    0  waits: 1 CPU needed, 0 of 2 free; something"),
+        # The trial runs, and its workers wait.
+        (
+            tune.main,
+            [*ONE_TRIAL, "--workers-per-trial", "2"],
+            1,
+            "search    0  waits: 2 CPUs needed, 0.999 of 2 free; something else uses",
+        ),
     ],
 )
 def test_what_waits_says_why(
     command: Any,
+    more: list[str],
+    taken: int,
     says: str,
     storage: Path,
     capfd: pytest.CaptureFixture[str],
@@ -355,14 +369,13 @@ def test_what_waits_says_why(
     code = """
 import ray, time
 ray.init(logging_level="ERROR")
-@ray.remote(num_cpus=2)
+@ray.remote
 def hold():
     print("holding", flush=True)
-    time.sleep(12)
-ray.get(hold.remote())
-"""
-    flags = [*SMALL, "--epochs", "1", "--storage", str(storage)]
-    flags += ["--num-trials", "1", "--no-base"] if command == tune.main else []
+    time.sleep(20)
+ray.get(hold.options(num_cpus=TAKEN).remote())
+""".replace("TAKEN", str(taken))
+    flags = [*SMALL, "--epochs", "1", "--storage", str(storage), *more]
     other = [sys.executable, "-u", "-c", code]
     with subprocess.Popen(other, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as holding:
         assert holding.stdout

@@ -3,12 +3,13 @@
 `make recovery` runs these. Each run is a process of its own, as a user starts it.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +32,35 @@ SAME = ("phase", "status", "lr", "momentum", "dropout", "seed", "final_loss", "f
 
 
 class Run:
-    """A command as it runs; what it prints goes to a file."""
+    """A command as it runs, in a session of its own; what it prints goes to a file."""
 
-    def __init__(self, output: Path, command: str, *flags: str, **env: str) -> None:
+    def __init__(
+        self, output: Path, command: str, *flags: str, before: Sequence[str] = (), **env: str
+    ) -> None:
         self.output = output
         with output.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-u", "-m", f"mnist_ray.{command}", *flags],
+                [*before, sys.executable, "-u", "-m", f"mnist_ray.{command}", *flags],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **env},
                 preexec_fn=_heed_all,
+                start_new_session=True,
             )
 
     @property
     def text(self) -> str:
         return self.output.read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        """What it started and still lives, also where its parents are gone."""
+        found = []
+        for each in psutil.process_iter(["cmdline", "status"]):
+            with contextlib.suppress(ProcessLookupError):
+                ended = each.info["status"] == psutil.STATUS_ZOMBIE
+                if not ended and os.getsid(each.pid) == self.process.pid:
+                    found.append(each)
+        return found
 
     def wait_for(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
         for _ in range(int(seconds / 0.05)):
@@ -70,12 +84,6 @@ def _heed_all() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each run has a cluster of its own."""
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-
-
 def table(folder: Place, name: str = tables.TRIALS) -> list[dict[str, Any]]:
     return tables.read(folder, name).to_pylist()
 
@@ -93,13 +101,26 @@ def last_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def kill(title: str) -> None:
-    """SIGKILL for the newest process of this run's whose title has that in it."""
-    found = [each for each in psutil.process_iter(["cmdline"]) if title in _title(each)]
-    max(found, key=psutil.Process.create_time).kill()
+    """SIGKILL for the newest process that these tests started whose title has that in it."""
+    max(_titled(title), key=psutil.Process.create_time).kill()
+
+
+def _titled(title: str) -> list[psutil.Process]:
+    """Those that these tests started, and not another's on this machine."""
+    return [each for each in psutil.Process().children(recursive=True) if title in _title(each)]
 
 
 def _title(process: psutil.Process) -> str:
-    return " ".join(process.info["cmdline"] or [])
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""
+
+
+def saved(folder: Path) -> int:
+    """How many checkpoints are there to go on from. Once there is one, several epochs are still to
+    come in which a kill hits."""
+    return len(checkpoint.whole(folder.glob("checkpoint_*")))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -107,19 +128,18 @@ def _title(process: psutil.Process) -> str:
 def test_a_killed_worker_changes_no_bit(
     workers: int, storage: Path, tmp_path: Path, mnist: Mnist
 ) -> None:
-    flags = ["--train-size", "12000", "--epochs", "3", "--num-workers", str(workers)]
+    flags = ["--train-size", "12000", "--epochs", "5", "--num-workers", str(workers)]
     flags = [*flags, "--cpus-per-worker", "1", "--storage", str(storage)]
     run = Run(tmp_path / "out", "train", *flags, "--name", "killed")
-    run.wait_for(lambda: "epoch 1/3" in run.text)
-    time.sleep(1)  # Ray Train asks for news every half a second; then into the second epoch
+    run.wait_for(lambda: saved(storage / "killed"))
     kill("RayTrainWorker")
     assert run.end() == 0, run.text
     assert "a worker was lost; going on after epoch" in run.text, run.text
     epochs = [row["epoch"] for row in table(storage / "killed", tables.EPOCHS)]
-    assert epochs == [1, 2, 3]
+    assert epochs == [1, 2, 3, 4, 5]
     weights = last_weights(storage / "killed")
     if workers == 1:
-        config = TrainConfig(train_size=12_000, epochs=3)
+        config = TrainConfig(train_size=12_000, epochs=5)
         process.prepare(1)
         undisturbed = engine.fit(config, data.split(mnist, 0, 12_000)).state_dict()
     else:
@@ -134,23 +154,25 @@ def test_a_training_run_goes_on_after_all_that_went_wrong(
     storage: Path, tmp_path: Path, mnist: Mnist
 ) -> None:
     folder = storage / "it"
-    flags = ["--train-size", "12000", "--epochs", "4", "--cpus-per-worker", "1"]
+    flags = ["--train-size", "12000", "--epochs", "6", "--cpus-per-worker", "1"]
     flags = [*flags, "--storage", str(storage), "--name", "it"]
     once = Run(tmp_path / "once", "train", *flags, "--max-failures", "0")
-    once.wait_for(lambda: "epoch 1/4" in once.text)
-    time.sleep(1)
+    once.wait_for(lambda: saved(folder))
     kill("RayTrainWorker")
     assert once.end() == 1, once.text
     assert "error: training stopped" in once.text.splitlines()[-1]
     assert [row["status"] for row in table(folder)] == ["failed"]
 
     twice = Run(tmp_path / "twice", "train", *flags, "--resume")
-    twice.wait_for(lambda: "epoch 3/4" in twice.text)
+    twice.wait_for(lambda: "epoch 3/6" in twice.text)
     twice.process.kill()
     twice.process.wait()
     assert "going on after epoch" in twice.text
     assert [row["status"] for row in table(folder)] == ["running"]
-    time.sleep(2)  # for its workers to end
+    for _ in range(600):  # until its workers have ended
+        if not _titled("RayTrainWorker"):
+            break
+        time.sleep(0.1)
 
     # As if it was killed while it wrote.
     *_, newest = checkpoint.whole(folder.glob("checkpoint_*"))
@@ -158,8 +180,8 @@ def test_a_training_run_goes_on_after_all_that_went_wrong(
         torn.write_bytes(torn.read_bytes()[:-100])
     third = Run(tmp_path / "third", "train", *flags, "--resume")
     assert third.end() == 0, third.text
-    assert [row["epoch"] for row in table(folder, tables.EPOCHS)] == [1, 2, 3, 4]
-    config = TrainConfig(train_size=12_000, epochs=4)
+    assert [row["epoch"] for row in table(folder, tables.EPOCHS)] == [1, 2, 3, 4, 5, 6]
+    config = TrainConfig(train_size=12_000, epochs=6)
     process.prepare(1)
     undisturbed = engine.fit(config, data.split(mnist, 0, 12_000)).state_dict()
     weights = last_weights(folder)
@@ -174,17 +196,16 @@ def test_a_training_run_goes_on_after_all_that_went_wrong(
 def test_a_data_parallel_trial_goes_on_when_a_worker_is_killed(
     storage: Path, tmp_path: Path
 ) -> None:
-    flags = ["--workers-per-trial", "2", "--num-trials", "1", "--train-size", "12000"]
-    flags = [*flags, "--epochs", "3", "--storage", str(storage), "--name", "it"]
+    flags = ["--workers-per-trial", "2", "--num-trials", "1", "--no-base", "--train-size", "12000"]
+    flags = [*flags, "--epochs", "5", "--storage", str(storage), "--name", "it"]
     run = Run(tmp_path / "out", "tune", *flags)
-    run.wait_for(lambda: list(storage.glob("it/workers/trial_00000/checkpoint_*/checkpoint.pt")))
-    time.sleep(1)
+    run.wait_for(lambda: any(map(saved, storage.glob("it/workers/trial_*"))))
     kill("RayTrainWorker")
     assert run.end() == 0, run.text
     assert "goes on after epoch" in run.text
     (row,) = table(storage / "it")
-    assert (row["status"], row["epochs_trained"]) == ("ok", 3)
-    assert [each["epoch"] for each in table(storage / "it", tables.EPOCHS)] == [1, 2, 3]
+    assert (row["status"], row["epochs_trained"]) == ("ok", 5)
+    assert [each["epoch"] for each in table(storage / "it", tables.EPOCHS)] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -237,17 +258,28 @@ def test_a_study_that_is_done_has_nothing_to_go_on_with(storage: Path) -> None:
     assert files == {path: path.stat().st_mtime for path in files}
 
 
-def left() -> set[str]:
-    """Ray's processes, and what lies in the folders of temporary files and of shared memory."""
-    processes = {
-        f"process {each.pid} {_title(each)[:80]}"
-        for each in psutil.process_iter(["cmdline", "status"])
-        if "ray" in _title(each) and each.info["status"] != psutil.STATUS_ZOMBIE
-        if any(word in _title(each) for word in ("ray::", "raylet", "gcs_server", "/ray/"))
-    }
-    ours = ("mnist_ray", "ray", "plasma", "tmp", "torch", "pymp")
-    files = [path for folder in ("/tmp", "/dev/shm", "/tmp/ray") for path in Path(folder).glob("*")]
-    return processes | {str(path) for path in files if path.name.startswith(ours)}
+def left(run: Run, temporary: Path) -> set[str]:
+    """What is there of a run: processes, temporary files, and blocks of shared memory."""
+    processes = {f"process {each.pid} {_title(each)[:80]}" for each in run.processes()}
+    return processes | {str(path) for path in temporary.glob("*")} | shared_memory()
+
+
+def shared_memory() -> set[str]:
+    ours = ("mnist_ray", "ray", "plasma", "torch", "pymp")
+    return {str(path) for path in Path("/dev/shm").glob("*") if path.name.startswith(ours)}
+
+
+def outlives(run: Run, temporary: Path, before: set[str], stay: Sequence[str]) -> set[str]:
+    """What is left of a run after a minute, or nothing as soon as that is so; except for what has
+    one of the words of `stay` in it."""
+    for _ in range(600):
+        outlived = {
+            each for each in left(run, temporary) - before if not any(word in each for word in stay)
+        }
+        if not outlived:
+            break
+        time.sleep(0.1)
+    return outlived
 
 
 @pytest.mark.parametrize(
@@ -267,31 +299,27 @@ def test_nothing_outlives_a_run(
     says: str,
     storage: Path,
     tmp_path: Path,
+    temporary: Path,
     alone: None,
 ) -> None:
-    before = left()
+    before = shared_memory()
     epochs = "50" if number else "1"
     flags = ["--train-size", "2000", "--epochs", epochs, "--storage", str(storage), "--name", "it"]
     flags += ["--scheduler", "fifo"] if command == "tune" else []
-    run = Run(tmp_path / "out", command, *flags)
-    saved = "checkpoint_*/*" if command == "train" else "trial_00000/checkpoint_*/*"
+    home = {"RAY_TMPDIR": str(temporary), "TMPDIR": str(temporary)}
+    run = Run(tmp_path / "out", command, *flags, **home)
     if number:
-        run.wait_for(lambda: list((storage / "it").glob(saved)))
+        # A trial goes on to its second epoch when the driver has taken note of its first.
+        second = storage / "it" / "trial_00000" / "checkpoint_000001"
+        run.wait_for(lambda: "epoch  1/50" in run.text or second.exists())
         run.process.send_signal(number)
     assert run.end() == code, run.text
     assert says in run.text
     assert "Traceback" not in run.text
-    for _ in range(150):
-        outlived = left() - before
-        # What is killed cannot clear up: Ray's folder of logs and sockets stays, and its agents,
-        # which hold nothing, take a minute to find themselves alone.
-        if code == -9:
-            stay = ("/tmp/mnist_ray-", "Agent ")
-            outlived = {each for each in outlived if not any(word in each for word in stay)}
-        if not outlived:
-            break
-        time.sleep(0.1)
-    assert not outlived
+    # What is killed cannot clear up: Ray's folder of logs and sockets stays, and its agents, which
+    # hold nothing, take a minute to find themselves alone.
+    stay = [f"{temporary}/", "Agent"] if code == -9 else []
+    assert not outlives(run, temporary, before, stay)
     if number == signal.SIGINT:
         assert run.text.splitlines()[-1] == "interrupted"
     if number and number != signal.SIGKILL:
@@ -299,37 +327,41 @@ def test_nothing_outlives_a_run(
         assert epochs_done  # what was found so far is in the tables
 
 
-@pytest.mark.parametrize("seconds", [2, 4])
+@pytest.mark.parametrize("started", ["gcs_server", "raylet/raylet"])
 def test_a_signal_while_ray_starts(
-    seconds: int, storage: Path, tmp_path: Path, alone: None
+    started: str, storage: Path, tmp_path: Path, temporary: Path, alone: None
 ) -> None:
-    before = left()
-    run = Run(tmp_path / "out", "train", "--storage", str(storage), "--name", "it")
-    time.sleep(seconds)
+    before = shared_memory()
+    home = {"RAY_TMPDIR": str(temporary), "TMPDIR": str(temporary)}
+    run = Run(tmp_path / "out", "train", "--storage", str(storage), "--name", "it", **home)
+    run.wait_for(lambda: any(started in _title(each) for each in run.processes()))
     run.process.send_signal(signal.SIGTERM)
     assert run.end() == 143, run.text
     assert run.text.splitlines()[-1] == "interrupted"
-    for _ in range(150):
-        # Ray's agents, if they were begun already, take a minute to find themselves alone.
-        outlived = {each for each in left() - before if "Agent " not in each}
-        if not outlived:
-            break
-        time.sleep(0.1)
-    assert not outlived
+    # Ray's agents, if they were begun already, take a minute to find themselves alone.
+    assert not outlives(run, temporary, before, ["Agent"])
 
 
 def test_a_run_of_its_own_listens_on_loopback_alone(
     storage: Path, tmp_path: Path, alone: None
 ) -> None:
     flags = ["--train-size", "6000", "--epochs", "9", "--workers-per-trial", "2"]
-    before = {each.pid for each in psutil.process_iter()}
-    run = Run(tmp_path / "out", "tune", *flags, "--num-trials", "1", "--storage", str(storage))
+    run = Run(
+        tmp_path / "out",
+        "tune",
+        *flags,
+        "--num-trials",
+        "1",
+        "--no-base",
+        "--storage",
+        str(storage),
+    )
     run.wait_for(lambda: list(storage.glob("*/workers/trial_00000/checkpoint_*")))
+    titles = {each.pid: _title(each) for each in run.processes()}
     listening = [
-        (connection.laddr.ip.removeprefix("::ffff:"), psutil.Process(connection.pid).cmdline()[0])
+        (connection.laddr.ip.removeprefix("::ffff:"), titles[connection.pid])
         for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.pid
-        if connection.pid not in before
+        if connection.status == psutil.CONN_LISTEN and connection.pid in titles
     ]
     run.process.send_signal(signal.SIGINT)
     assert run.end() == 130
@@ -412,8 +444,9 @@ def lose_a_node(nodes: Any) -> None:
 
 
 def test_a_study_goes_on_when_a_node_is_lost(two_nodes: Any, storage: Path, tmp_path: Path) -> None:
-    run = Run(tmp_path / "out", "tune", *STUDY, "--storage", str(storage), "--name", "lost")
-    run.wait_for(lambda: list(storage.glob("lost/trial_00001/checkpoint_*/checkpoint.pt")))
+    flags = [*STUDY[:2], "--epochs", "10", *STUDY[4:], "--storage", str(storage)]
+    run = Run(tmp_path / "out", "tune", *flags, "--name", "lost")
+    run.wait_for(lambda: all(saved(storage / f"lost/trial_0000{i}") for i in (0, 1)))
     lose_a_node(two_nodes)
     assert run.end() == 0, run.text
     rows = table(storage / "lost")
@@ -426,16 +459,15 @@ def test_training_goes_on_with_fewer_workers_when_a_node_is_lost(
 ) -> None:
     # Ray Train asks for both workers until it knows, and waits this long for them; 60 s otherwise.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
-    flags = ["--num-workers", "1:2", "--train-size", "12001", "--epochs", "3"]
+    flags = ["--num-workers", "1:2", "--train-size", "12001", "--epochs", "6"]
     run = Run(tmp_path / "out", "train", *flags, "--storage", str(storage), "--name", "lost")
-    run.wait_for(lambda: "epoch 1/3" in run.text)
-    time.sleep(1)
+    run.wait_for(lambda: saved(storage / "lost"))
     lose_a_node(two_nodes)
     assert run.end(240) == 0, run.text
     epochs = table(storage / "lost", tables.EPOCHS)
-    assert [row["epoch"] for row in epochs] == [1, 2, 3]
+    assert [row["epoch"] for row in epochs] == [1, 2, 3, 4, 5, 6]
     assert epochs[0]["workers"] == 2
-    assert epochs[2]["workers"] == 1
+    assert epochs[-1]["workers"] == 1
     # The batch is the config's with any number: as many steps, over as many images.
     steps = {round(row["images_per_second"] * row["train_seconds"]) for row in epochs}
     assert steps == {12_001}

@@ -1,7 +1,16 @@
 """A bucket is used as a folder is, over HTTP to a server of S3's protocol."""
 
+import errno
+import fcntl
+import itertools
+import os
 import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import SECRET
@@ -116,3 +125,161 @@ def test_what_cannot_be_used(
     assert len(shown.splitlines()) == 1
     assert SECRET not in shown
     assert {"train": "storage", "results": "path", "evaluate": "checkpoint"}[command] in shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:///tmp/a%20b", "/tmp/a b"),
+        ("FILE:///tmp/a", "/tmp/a"),
+        ("file://localhost/tmp/a", "/tmp/a"),
+        ("file:/tmp/a", "/tmp/a"),
+        (Path("file:///tmp/a"), "/tmp/a"),  # of which pathlib makes one slash
+        ("file:///tmp/%ff", "/tmp/\udcff"),
+        ("/tmp/s3:/a", "/tmp/s3:/a"),
+        ("./s3:/a", str(Path.cwd() / "s3:/a")),
+    ],
+)
+def test_a_folder_of_this_machine(uri: str | Path, path: str) -> None:
+    assert storage.place("storage", uri) == Path(path)
+    assert storage.local("data_dir", uri) == Path(path)
+
+
+@pytest.mark.parametrize("scheme", ["S3", "s3"])
+def test_a_scheme_in_capitals(scheme: str, bucket: str) -> None:
+    assert str(storage.place("storage", f"{scheme}://bucket/Runs")) == "s3://bucket/Runs"
+
+
+NEARLY = ["s3:/bucket", "S3:/bucket", "gs:/bucket", "foo:/x", "s3:bucket", " s3:/b", "foo://x"]
+NEARLY += ["file:tmp", "file://"]
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        *itertools.product(
+            ["s3//bucket", "file://host/tmp", *NEARLY],
+            ["storage", "path", "checkpoint", "config"],
+        ),
+        # These are Paths from the start, in which two slashes are one.
+        *itertools.product(NEARLY, ["data_dir", "report"]),
+    ],
+)
+def test_what_is_nearly_a_uri_makes_no_folder(
+    text: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main, flags = {
+        "storage": (train.main, ["--storage", text]),
+        "path": (results.main, [text]),
+        "checkpoint": (evaluate.main, [text]),
+        "config": (train.main, ["--config", text]),
+        "data_dir": (train.main, ["--data-dir", text, "--storage", "runs"]),
+        "report": (results.main, ["run", "--report", text]),
+    }[field]
+    if field == "report":
+        storage.make(tmp_path / "run")
+        tables.write(tmp_path / "run", [ROW], [])
+    before = sorted(tmp_path.rglob("*"))
+    assert errors.run(main, flags) == 2
+    (tmp_path / "runs").exists() and (tmp_path / "runs").rmdir()
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(UserError, match=f"^{field} .* cannot be used: "):
+        main(flags)
+
+
+def test_a_name_that_no_one_chose_is_the_next_that_is_free(home: Place) -> None:
+    storage.make(home)
+
+    def taken(_: int) -> Place:
+        with runs.claimed(home / "train-1", "train", {"lr": 0.5}, rename=True) as folder:
+            assert read_yaml(folder / "train.yaml") == {"lr": 0.5}
+            return folder
+
+    with ThreadPoolExecutor(4) as at_once:
+        folders = list(at_once.map(taken, range(4)))
+    assert len(set(folders)) == 4
+    assert {each.name for each in folders} >= {"train-1"} or not isinstance(home, Path)
+    assert not list(home.glob("*/*.claim-*"))
+    with (
+        pytest.raises(UserError, match="was just taken"),
+        runs.claimed(folders[0], "train", {"lr": 0.1}),
+    ):
+        pass
+    assert read_yaml(folders[0] / "train.yaml") == {"lr": 0.5}
+
+
+def as_nfs_does(file: Any, operation: int) -> None:
+    """An exclusive lock needs a file that is open for writing."""
+    if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return flock(file, operation)
+
+
+flock = fcntl.flock
+
+
+def test_a_run_on_nfs_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", as_nfs_does)
+    with ExitStack() as first:
+        first.enter_context(runs.claimed(tmp_path / "a", "train", {}))
+        with (
+            pytest.raises(UserError, match="a is being run by another process"),
+            runs.claimed(tmp_path / "a", "train", {}, resume=True),
+        ):
+            pass
+    with runs.claimed(tmp_path / "a", "train", {}, resume=True):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOLCK, ""),
+        (errno.EOPNOTSUPP, ""),
+        (errno.ENOSYS, ""),
+        (errno.EACCES, "name a is being run by another process"),
+        (errno.EBADF, "train.yaml cannot be locked: Bad file descriptor"),
+        (errno.EIO, "train.yaml cannot be locked: Input/output error"),
+    ],
+)
+def test_what_a_file_system_says_of_locks(
+    number: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with ExitStack() as stack:
+        if says:
+            stack.enter_context(pytest.raises(UserError, match=says))
+        stack.enter_context(runs.claimed(tmp_path / "a", "train", {}))
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("train", ["--storage", "{at}"]),
+        ("train", ["--storage", "{at}/inner"]),
+        ("train", ["--storage", "{open}", "--name", "shut", "--resume"]),
+        ("train", ["--storage", "{open}", "--data-dir", "{at}"]),
+        ("train", ["--config", "{at}/best.yaml"]),
+        ("results", ["{at}"]),
+        ("results", ["--storage", "{at}"]),
+        ("evaluate", ["{at}"]),
+    ],
+)
+def test_a_folder_that_may_not_be_entered(command: str, flags: list[str], tmp_path: Path) -> None:
+    shut = tmp_path / "open" / "shut"
+    shut.mkdir(parents=True)
+    shut.chmod(0)
+    # Root may enter any folder, unless these two of its powers are taken.
+    less = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if not os.geteuid() else []
+    flags = [flag.format(at=shut, open=tmp_path / "open") for flag in flags]
+    python = [sys.executable, "-m", f"mnist_ray.{command}"]
+    done = subprocess.run([*less, *python, *flags], capture_output=True, text=True)
+    shut.chmod(0o700)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "may not enter" in done.stderr or "Permission denied" in done.stderr

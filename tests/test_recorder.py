@@ -1,0 +1,108 @@
+"""What a study says of trials that died or wait."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.experiment import Trial
+
+from mnist_ray import recorder, resources, trainer
+from mnist_ray.recorder import Recorder
+
+# As Ray 2.60 says it, shortened within the lines.
+OUT_OF_MEMORY = """\
+1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1)
+OOM kill reason: Memory usage 1523212288B exceeded threshold of 252765008B (1.0% of 25276502016B)
+Top 10 memory users: PID    MEM(GB) COMMAND
+4758    0.68    python -m mnist_ray.tune
+Refer to the documentation on how to address the out of memory issue: https://docs.ray.io/
+"""
+DIED = """\
+The actor died unexpectedly before finishing this task.
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit \
+detail: Some common causes include: (1) the process was killed by the OOM killer due to high \
+memory usage, (2) ray stop --force was called.
+"""
+
+
+@pytest.mark.parametrize(
+    ("failures", "says"),
+    [
+        ([OUT_OF_MEMORY], "ran low on memory; lower --max-concurrent or --batch-size"),
+        ([DIED], "its process died"),
+        ([OUT_OF_MEMORY, DIED], "its process died"),
+        ([DIED, OUT_OF_MEMORY], "ran low on memory"),
+        (["Traceback\nValueError: no"], "ValueError: no"),
+        ([], "no message"),
+    ],
+)
+def test_why_a_trial_died(failures: list[str], says: str, tmp_path: Path) -> None:
+    file = tmp_path / "error.txt"
+    with file.open("w") as to:
+        for number, text in enumerate(failures, 1):
+            to.write(f"Failure # {number} (occurred at 2026-11-26_23-04-50)\n{text}\n")
+    assert says in recorder._why(str(file))
+    assert "\n" not in recorder._why(str(file))
+
+
+def test_why_a_training_run_died() -> None:
+    said = trainer.cause(RuntimeError(OUT_OF_MEMORY))
+    assert said.endswith("ran low on memory; lower --num-workers or --batch-size")
+
+
+class Clock:
+    now = 1000.0
+
+
+def waits(
+    monkeypatch: pytest.MonkeyPatch, *, scheduler: str, workers: int, waiting: int, statuses: str
+) -> list[int]:
+    """Trials that are told to wait once this has gone on for longer than the patience: P is one
+    that is pending, R one that runs, S one that is paused."""
+    told: list[int] = []
+    it = Recorder.__new__(Recorder)
+    it.looked, it.silent, it.unwritten = 0.0, {}, False
+    it.plan = SimpleNamespace(
+        study=SimpleNamespace(scheduler=scheduler), base=SimpleNamespace(num_workers=workers)
+    )
+    it.numbers = {str(number): number for number in range(len(statuses))}
+    it.waiting_launches, it.why_waiting = lambda: waiting, lambda: "something"
+    it.show = SimpleNamespace(wait=lambda number, why: told.append(number))
+    names = {"P": Trial.PENDING, "R": Trial.RUNNING, "S": Trial.PAUSED}
+    trials: list[Any] = [
+        SimpleNamespace(trial_id=str(number), status=names[each])
+        for number, each in enumerate(statuses)
+    ]
+    monkeypatch.setattr("mnist_ray.recorder.time.monotonic", lambda: Clock.now)
+    for _ in range(resources.PATIENCE + 3):
+        Clock.now += 1.1
+        it.on_step_end(0, trials)
+    return sorted(told)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "workers", "waiting", "statuses", "told"),
+    [
+        ("fifo", 1, 0, "RRPP", [2, 3]),
+        ("fifo", 1, 0, "RR", []),
+        ("pbt", 1, 0, "RSP", []),  # a population takes turns
+        ("pbt", 1, 0, "SSP", [2]),
+        ("asha", 2, 0, "RR", []),  # that train long epochs
+        ("asha", 2, 1, "RR", [1]),
+        ("asha", 2, 2, "RR", [0, 1]),
+        ("asha", 2, 1, "RP", [0, 1]),
+        ("pbt", 2, 1, "SRP", [1]),
+    ],
+)
+def test_what_waits(
+    scheduler: str,
+    workers: int,
+    waiting: int,
+    statuses: str,
+    told: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert told == waits(
+        monkeypatch, scheduler=scheduler, workers=workers, waiting=waiting, statuses=statuses
+    )
