@@ -39,6 +39,8 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
     Raises UserError where the workers do not fit, RunFailed where training stops with an error.
     """
     folder = runs.folder(run, "train")
+    settings = config.model_dump()
+    recorded = runs.settings(run, "train") if run.resume else settings
     mnist = data.load(run.data_dir)
     splits = data.split(mnist, config.holdout, config.train_size)
     known: tables.Row = {
@@ -83,7 +85,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
         )
         known |= {"device": share.device}
         resources.check_shared(folder.parent)
-        with runs.claimed(folder, "train", config.model_dump(), run.resume):
+        with runs.claimed(folder, "train", settings, run.resume):
             show.begin(config, share, model.layers(model.build(config)), splits)
             # Beside this process, because another node may be lost.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
@@ -104,7 +106,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
                 if begun:
                     with contextlib.suppress(OSError):  # of a full disk
                         write(status="failed", error=str(error) or "interrupted")
-                show.stopped(runs.resume_command(folder, run, "train"))
+                show.stopped(runs.resume_command(folder, run, "train", settings, recorded))
                 raise
     saved = checkpoint.whole(checkpoint.folders(folder))
     places = {each.state["epoch"]: path for path, each in saved.items()}
