@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -20,6 +21,8 @@ from mnist_ray.config import RunConfig
 from mnist_ray.errors import UserError, reason
 from mnist_ray.fields import read_yaml
 from mnist_ray.storage import Place
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 WORKERS = "workers"
 """The folder within a study's of what its trials' own workers save."""
@@ -156,12 +159,28 @@ def _put_new(folder: Place, name: str, content: bytes) -> bool:
     return True
 
 
-def resume_command(folder: Place, run: RunConfig, kind: str) -> str:
-    """What to type to go on with the run in `folder`."""
+def resume_command(
+    folder: Place,
+    run: RunConfig,
+    kind: str,
+    now: Mapping[str, Any] = NOTHING,
+    recorded: Mapping[str, Any] = NOTHING,
+) -> str:
+    """Return what to type to go on with the run in `folder`, with those of its settings `now` that
+    are not the `recorded` ones."""
+    usual = {name: field.default for name, field in RunConfig.model_fields.items()}
+    given = {name: getattr(run, name) for name in ("storage", "data_dir", "max_failures")}
+    changed = {name: value for name, value in given.items() if value != usual[name]}
+    changed |= {name: value for name, value in now.items() if value != recorded.get(name, value)}
+    if {"num_workers", "min_workers"} & set(changed):  # they are a range only together
+        changed |= {name: now[name] for name in ("num_workers", "min_workers")}
     words = ["--resume", "--name", folder.name]
-    for name in ("storage", "data_dir", "max_failures"):
-        if getattr(run, name) != RunConfig.model_fields[name].default:
-            words += [f"--{name.replace('_', '-')}", str(getattr(run, name))]
+    for name, value in changed.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{flag}")
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
     return command.typed(kind, *words)
 
 

@@ -95,7 +95,8 @@ def study(
                     recorder = _search(searcher, epochs, mnist, share, run, trackers, show)
                     return _finish(recorder, mnist, show)
             except (RunFailed, KeyboardInterrupt):
-                show.stopped(folder, runs.resume_command(folder, run, "tune"))
+                again = runs.resume_command(folder, run, "tune", settings, recorded)
+                show.stopped(folder, again)
                 raise
 
 

@@ -41,6 +41,8 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
     Raises UserError where the workers do not fit, RunFailed where training stops with an error.
     """
     folder = runs.folder(run, "train")
+    settings = config.model_dump()
+    recorded = runs.settings(run, "train") if run.resume else settings
     mnist = data.load(run.data_dir)
     splits = data.split(mnist, config.holdout, config.train_size)
     known: tables.Row = {
@@ -84,7 +86,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
             config.num_workers, config.cpus_per_worker, config.use_gpu, config.min_workers
         )
         resources.check_shared(folder.parent)
-        claimed = runs.claimed(folder, "train", config.model_dump(), run.resume, not run.name)
+        claimed = runs.claimed(folder, "train", settings, run.resume, not run.name)
         with claimed as folder:
             known |= {"run": folder.name, "device": share.device}
             show.begin(config, share, model.layers(model.build(config)), splits)
@@ -107,7 +109,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
                 if begun:
                     with contextlib.suppress(OSError):  # of a full disk
                         write(status=Status.FAILED, error=str(error) or "interrupted")
-                show.stopped(runs.resume_command(folder, run, "train"))
+                show.stopped(runs.resume_command(folder, run, "train", settings, recorded))
                 raise
     saved = checkpoint.whole(checkpoint.folders(folder))
     places = {each.state["epoch"]: path for path, each in saved.items()}
