@@ -212,11 +212,10 @@ class TuneConfig(Config):
     search: Literal["random", "grid", "tpe"] = Field(
         "random", description="How they are chosen; grid tries every combination of choices."
     )
-    scheduler: Literal["one-rung", "asha", "median", "pbt", "fifo"] = Field(
+    scheduler: Literal["one-rung", "asha", "median", "fifo"] = Field(
         "one-rung",
         description="one-rung trains all for 1 epoch and the best in full, asha and median stop"
-        " weak trials on the way, in pbt they copy better ones and vary them, fifo lets all"
-        " finish.",
+        " weak trials on the way, fifo lets all finish.",
     )
     base: bool = Field(
         True, description="Try the base recipe too, first, to say whether anything beats it."

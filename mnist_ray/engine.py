@@ -71,7 +71,7 @@ def fit(
     parallel = wrap(net)
     opt = optimizer(config, net.parameters())
     if start:
-        _load(opt, start["optimizer"])
+        opt.load_state_dict(start["optimizer"])
     circumstances = computed_with(config, device, world_size)
     arithmetic = circumstances["arithmetic"]
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, or fp32 would not be what it says,
@@ -202,18 +202,6 @@ def _predictions(
         for positions in torch.split(mine, 250):
             images, labels = part.take(positions)
             yield model(images), labels
-
-
-def _load(optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Give `optimizer` the momentum of `state`, and leave it its own settings: a trial of a
-    population goes on with other ones than it saved."""
-    settings = [
-        {name: value for name, value in group.items() if name != "params"}
-        for group in optimizer.param_groups
-    ]
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group |= own
 
 
 def _sum_over_workers(totals: Tensor, world_size: int) -> Tensor:

@@ -78,16 +78,8 @@ class Plan:
         return min(self.study.keep or few, self.sampler.count)
 
     @property
-    def at_a_time(self) -> int:
-        """Trials that Tune may hold at a time. A population is compared as a whole, whether it fits
-        or takes turns."""
-        return self.sampler.count if self.study.scheduler == "pbt" else self.concurrent
-
-    @property
     def confirm(self) -> int:
         """How many trials of the search are confirmed, the base recipe's apart."""
-        if self.study.scheduler == "pbt":
-            return 0  # what won is a course of values, which no recipe can repeat
         if self.study.confirm is None:
             return 2 if self.competing >= 2 else 0
         return min(self.study.confirm, self.competing)

@@ -72,7 +72,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         if now - self.looked < 1:
             return
         self.looked = now
-        silent = {trial.trial_id: trial for trial in trials if self._may_wait(trial, trials)}
+        silent = {trial.trial_id: trial for trial in trials if self._may_wait(trial)}
         self.silent = {trial_id: self.silent.get(trial_id, now) for trial_id in silent}
         long = [each for each, since in self.silent.items() if now - since > resources.PATIENCE]
         if not long:
@@ -85,13 +85,10 @@ class Recorder(tune.Callback):  # type: ignore[misc]
                 self.show.wait(self.numbers[trial_id], self.why_waiting())
                 self.silent[trial_id] = now
 
-    def _may_wait(self, trial: Trial, trials: list[Trial]) -> bool:
+    def _may_wait(self, trial: Trial) -> bool:
         """Whether the trial may be waiting for resources, as far as its status says."""
         if trial.status == Trial.RUNNING:
             return self.plan.base.num_workers > 1
-        if trial.status == Trial.PENDING and self.plan.study.scheduler == "pbt":
-            # A population takes turns.
-            return all(each.status != Trial.RUNNING for each in trials)
         return bool(trial.status == Trial.PENDING)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
@@ -116,12 +113,11 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         # A trial that failed goes on from its last checkpoint, and may repeat an epoch.
         before = [each for each in self.epochs[number] if each["epoch"] < row["epoch"]]
         self.epochs[number] = [*before, row]
-        if self.plan.study.scheduler != "pbt":  # of which another trial may yet need one
-            best = tables.best_epoch(self.epochs[number])
-            for each in before:
-                if each["checkpoint"] and each is not best:
-                    storage.remove(self.folder / each["checkpoint"])
-                    each["checkpoint"] = None
+        best = tables.best_epoch(self.epochs[number])
+        for each in before:
+            if each["checkpoint"] and each is not best:
+                storage.remove(self.folder / each["checkpoint"])
+                each["checkpoint"] = None
         self.show.epoch(row)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
@@ -152,15 +148,13 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         number = self.numbers[trial.trial_id]
         epochs = self.epochs[number]
         planned = self.plan.trials[number]
-        # The trial's own values, because a scheduler may have changed them on the way.
-        changes = {name: trial.config[name] for name in planned.changes}
-        config = {**self.base.model_dump(), **changes}
+        config = self.base.replace(**planned.changes)
         if epochs:
             saved = epochs[-1] if planned.phase == Phase.FINAL else tables.best_epoch(epochs)
             known["checkpoint"] = saved["checkpoint"]
-            known["split_hash"] = self.split_hash(self.base.replace(**changes))
+            known["split_hash"] = self.split_hash(config)
         row = tables.trial_row(
-            config,
+            config.model_dump(),
             epochs,
             run=self.folder.name,
             trial=number,
@@ -174,8 +168,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         )
         self.plan.tell(row)
         self.unwritten = True  # `on_step_end` writes it, at once as long as that is quickly done
-        if self.plan.study.scheduler != "pbt":  # of which another trial may yet need one
-            self._prune(number, {row["checkpoint"], *(each["checkpoint"] for each in epochs[-1:])})
+        self._prune(number, {row["checkpoint"], *(each["checkpoint"] for each in epochs[-1:])})
         self.show.end_trial(row)
 
     def _prune(self, number: int, keep: set[str | None]) -> None:

@@ -1,25 +1,19 @@
 """Ray Tune's side of a plan: what hands its trials to Tune, and when a trial is stopped."""
 
-import random
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
     ASHAScheduler,
     FIFOScheduler,
     MedianStoppingRule,
-    PopulationBasedTraining,
     TrialScheduler,
 )
 from ray.tune.search import Searcher
 
 from mnist_ray import runs
 from mnist_ray.plan import Plan
-from mnist_ray.search import Dimension
 from mnist_ray.storage import Place
 from mnist_ray.tables import Epochs
 from mnist_ray.verdict import Phase
@@ -45,7 +39,7 @@ class Search(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         ended = len(self.plan.rows) - self.ended_before
-        if len(self.numbers) - ended >= self.plan.at_a_time:
+        if len(self.numbers) - ended >= self.plan.concurrent:
             return None
         if self.begun:
             number = self.begun.pop(0)
@@ -131,66 +125,11 @@ class Median(_SearchOnly, MedianStoppingRule):  # type: ignore[misc]
         return str(self.CONTINUE)  # Tune's would pause the first trials, and start them again
 
 
-class Population(_SearchOnly, PopulationBasedTraining):  # type: ignore[misc]
-    """Jaderberg et al., arXiv:1711.09846: after every epoch, each trial of the worst quarter goes
-    on with the weights and, slightly changed, the values of one of the best quarter. All trials
-    wait for each other, so that none is compared with what others were earlier."""
-
-    def __init__(self, dimensions: dict[str, Dimension], **how: Any) -> None:
-        super().__init__(
-            reported={},
-            hyperparam_mutations={name: _domain(dim) for name, dim in dimensions.items()},
-            custom_explore_fn=lambda config: {**config, **_within(dimensions, config)},
-            perturbation_interval=1,
-            synch=True,
-            log_config=False,
-            **how,
-        )
-
-    def on_trial_add(self, controller: Any, trial: Trial) -> None:
-        # It refuses search algorithms, lest they learn from values that change; a plan does not.
-        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
-
-    def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        self._go_on_without(controller, trial)
-
-    def on_trial_error(self, controller: Any, trial: Trial) -> None:
-        if not trial.should_recover():
-            self._go_on_without(controller, trial)
-
-    def _go_on_without(self, controller: Any, ended: Trial) -> None:
-        """Trials that wait for one that diverged or failed would wait for ever."""
-        waiting = [trial for trial in controller.get_live_trials() if trial is not ended]
-        reached = [self._trial_state[trial].last_train_time for trial in waiting]
-        if reached and min(reached) >= self._next_perturbation_sync:
-            self._next_perturbation_sync += self._perturbation_interval
-
-
-def _domain(dimension: Dimension) -> Any:
-    kind, values = dimension
-    if kind == "choice":
-        return list(values)
-    return getattr(tune, kind)(*values)
-
-
-def _within(dimensions: dict[str, Dimension], config: dict[str, Any]) -> dict[str, Any]:
-    """The values of `dimensions`, moved back into them where they were changed out of them."""
-    return {
-        name: min(max(config[name], dimension.values[0]), dimension.values[1])
-        for name, dimension in dimensions.items()
-        if dimension.kind != "choice"
-    }
-
-
 def scheduler(plan: Plan, reported: Epochs) -> TrialScheduler:
-    """When to stop a trial, or to change it. `reported` are the epochs of each trial so far, where
+    """When to stop a trial. `reported` are the epochs of each trial so far, where
     the study is resumed."""
     study, max_epochs = plan.study, plan.epochs
     how: dict[str, Any] = {"time_attr": "epoch", "metric": METRIC, "mode": "max"}
-    if study.scheduler == "pbt":
-        random.seed(plan.base.seed)  # Tune's own draws from these two
-        np.random.seed(plan.base.seed)
-        return Population(plan.dimensions, **how)
     if study.scheduler == "asha" and max_epochs > 1:
         stops = Asha(reported, max_t=max_epochs, reduction_factor=3, grace_period=1, **how)
     elif study.scheduler == "median":

@@ -167,13 +167,6 @@ def read_try(text: str, base: TrainConfig) -> dict[str, Any]:
     return values
 
 
-EVOLVING = (
-    *("lr", "momentum", "weight_decay", "label_smoothing"),
-    *("dropout", "rotation", "shift", "scale"),
-)
-"""Fields that may change while a trial trains, as pbt changes them."""
-
-
 def check(study: TuneConfig, dimensions: dict[str, Dimension], base: TrainConfig) -> None:
     """Raises UserError where the settings of a study contradict each other or its space."""
 
@@ -206,26 +199,6 @@ def check(study: TuneConfig, dimensions: dict[str, Dimension], base: TrainConfig
         refuse("confirm_base", "the base recipe is left out; take back one of the two")
     if study.confirm_base and study.confirm == 0:
         refuse("confirm_base", "confirm is 0; raise it")
-    if study.scheduler != "pbt":
-        return
-    if study.tries:
-        refuse("tries", "the scheduler pbt varies a whole population; leave it out")
-    if study.confirm_base:
-        refuse("confirm_base", "what wins under the scheduler pbt is a course of values")
-    for name in dimensions:
-        if name not in EVOLVING:
-            refuse(name, f"the scheduler pbt can change only {', '.join(EVOLVING)} on the way")
-    if study.search == "tpe":
-        refuse("search", "the scheduler pbt changes a whole population at once; use random")
-    if study.confirm:
-        refuse("confirm", "what wins under the scheduler pbt is a course of values; leave it out")
-    if study.workers_per_trial > 1:
-        refuse("workers_per_trial", "the scheduler pbt is for trials with 1 worker; use asha")
-    for name in ("time_budget", "max_concurrent"):
-        if getattr(study, name):
-            refuse(name, "the scheduler pbt keeps to none; leave it out")
-    if study.num_trials == 1:
-        raise UserError("num_trials is 1, but the scheduler pbt needs a population of 2 or more.")
 
 
 def tpe_lag(study: TuneConfig) -> int:
@@ -284,10 +257,6 @@ class Sampler:
                 "num_trials is 1, which the base recipe takes up; raise it, or leave the base"
                 " recipe out with --no-base."
             )
-        if study.scheduler == "pbt" and self.count < 2:
-            raise UserError(
-                "num_trials is 1, but the scheduler pbt needs a population of 2 or more."
-            )
         self.learns = study.search == "tpe"
         self.lag = tpe_lag(study) if self.learns else self.count
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name its own study
@@ -303,7 +272,7 @@ class Sampler:
     def _first(self, study: TuneConfig) -> list[dict[str, Any]]:
         """The base recipe's values in the space, and those that the user wants tried."""
         first = []
-        wanted = [("base", dict[str, Any]())] if study.base and study.scheduler != "pbt" else []
+        wanted = [("base", dict[str, Any]())] if study.base else []
         wanted += [("try", read_try(text, self.base)) for text in study.tries]
         for origin, named in wanted:
             values = {name: getattr(self.base, name) for name in self.dimensions} | named

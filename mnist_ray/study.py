@@ -56,8 +56,6 @@ def study(
     # With which the plan is made: tpe looks past as many trials as could run at a time then.
     began = study.replace(max_concurrent=recorded["max_concurrent"])
     sampler = search.sampler(began, base)
-    if run.resume and study.scheduler == "pbt":
-        raise UserError("scheduler is pbt, whose population cannot be resumed; start a new study.")
     folder = runs.folder(run, "tune")
     tracking.check(study.track)
     mnist = data.load(run.data_dir)
@@ -151,13 +149,6 @@ def _search(
             callbacks=[recorder, *trackers],
             verbose=1 if run.verbose else 0,
             failure_config=tune.FailureConfig(max_failures=run.max_failures),
-            # Others of a population may yet need an older one. Else the recorder deletes: with a
-            # number to keep, Tune writes its own record whenever a trial reports.
-            checkpoint_config=tune.CheckpointConfig(
-                num_to_keep=3, checkpoint_score_attribute=schedulers.METRIC
-            )
-            if study.scheduler == "pbt"
-            else None,
         ),
     )
     try:
@@ -186,9 +177,8 @@ def _finish(recorder: Recorder, mnist: Mnist, show: display_study.Study) -> tabl
         score = engine.evaluate(network, test)
         best |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
         recorder.write()
-    recipe = folder / "best.yaml" if plan.study.scheduler != "pbt" else None
-    if recipe:
-        storage.write(recipe, _recipe(plan, best).encode())
+    recipe = folder / "best.yaml"
+    storage.write(recipe, _recipe(plan, best).encode())
     show.end(folder, recipe)
     return best
 

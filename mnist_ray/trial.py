@@ -77,7 +77,7 @@ def _config(sampled: dict[str, Any], shared: Shared) -> TrainConfig:
 
 def _saved(config: TrainConfig, folders: list[Place]) -> Checkpoint | None:
     """What the trial is to go on from, if it is not to begin."""
-    if mine := tune.get_checkpoint():  # of this trial, which failed, or of another, in pbt
+    if mine := tune.get_checkpoint():  # which failed
         with contextlib.suppress(UserError), mine.as_directory() as folder:
             return checkpoint.load(Path(folder))
     # Or what the trial saved before the study was interrupted, of which Tune does not know.

@@ -176,40 +176,6 @@ def test_without_confirmation_the_best_trial_is_scored_once(storage: Path, mnist
     assert {float(run.data.params["lr"]) for run in logged} == {row["lr"] for row in rows}
 
 
-def test_a_population_copies_its_best(storage: Path, mnist: Mnist) -> None:
-    flags = [*SMALL, "--epochs", "4", "--num-trials", "4", "--scheduler", "pbt"]
-    # At the lowest rates nothing is learned, so that their trials must go on as others.
-    flags = [*flags, "--space", "lr=choice(1e-6, 2e-6, 0.05, 0.1)", "--schedule", "constant"]
-    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "pbt"]) == 0
-    rows, epochs = table(storage / "pbt"), table(storage / "pbt", tables.EPOCHS)
-    assert [(row["phase"], row["status"]) for row in rows] == [("search", "ok")] * 4
-    assert [row["epoch"] for row in epochs] == [1, 2, 3, 4] * 4
-    first = {row["trial"]: row["lr"] for row in epochs if row["epoch"] == 1}
-    last = {row["trial"]: row["lr"] for row in epochs if row["epoch"] == 4}
-    assert set(first.values()) == {1e-6, 2e-6, 0.05, 0.1}
-    assert sum(first[number] != last[number] for number in first) >= 1
-    for row in rows:
-        assert_checkpoint_scores_what_the_table_says(storage / "pbt", row, mnist)
-    assert not (storage / "pbt" / "best.yaml").exists()
-
-
-def test_a_population_goes_on_without_one_that_diverged(storage: Path) -> None:
-    # A weight decay of 1 times a rate of 10 turns each weight into -9 times itself, at every step.
-    wild = ["--weight-decay", "1", "--no-batch-norm", "--schedule", "constant", "--epochs", "3"]
-    space = [
-        "--space",
-        "lr=choice(10, 0.01)",
-        "--search",
-        "grid",
-        "--space",
-        "momentum=choice(0.5, 0.6)",
-    ]
-    flags = [*SMALL, "--batch-size", "10", *wild, *space, "--scheduler", "pbt", "--no-nesterov"]
-    assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "lost"]) == 0
-    rows = table(storage / "lost")
-    assert sorted(row["status"] for row in rows) == ["diverged", "diverged", "ok", "ok"]
-
-
 def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:
     space = [
         "--space",
@@ -338,7 +304,6 @@ def test_what_does_not_fit_is_refused_with_the_numbers(
 
 
 ONE_TRIAL = ["--num-trials", "1", "--no-base", "--confirm", "0", "--scheduler", "fifo"]
-POPULATION = ["--num-trials", "2", "--scheduler", "pbt", "--schedule", "constant"]
 
 
 @pytest.mark.parametrize(
@@ -346,7 +311,6 @@ POPULATION = ["--num-trials", "2", "--scheduler", "pbt", "--schedule", "constant
     [
         (train.main, [], 2, "waiting for workers: 2 CPUs needed, 0 of 2 free; something else"),
         (tune.main, ONE_TRIAL, 2, "search    0  waits: 1 CPU needed, 0 of 2 free; something else"),
-        (tune.main, POPULATION, 2, "search    0  waits: 1 CPU needed, 0 of 2 free; something"),
         # The trial runs, and its workers wait.
         (
             tune.main,

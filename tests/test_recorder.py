@@ -56,16 +56,14 @@ class Clock:
 
 
 def waits(
-    monkeypatch: pytest.MonkeyPatch, *, scheduler: str, workers: int, waiting: int, statuses: str
+    monkeypatch: pytest.MonkeyPatch, *, workers: int, waiting: int, statuses: str
 ) -> list[int]:
     """Trials that are told to wait once this has gone on for longer than the patience: P is one
     that is pending, R one that runs, S one that is paused."""
     told: list[int] = []
     it = Recorder.__new__(Recorder)
     it.looked, it.silent, it.unwritten = 0.0, {}, False
-    it.plan = SimpleNamespace(
-        study=SimpleNamespace(scheduler=scheduler), base=SimpleNamespace(num_workers=workers)
-    )
+    it.plan = SimpleNamespace(base=SimpleNamespace(num_workers=workers))
     it.numbers = {str(number): number for number in range(len(statuses))}
     it.waiting_launches, it.why_waiting = lambda: waiting, lambda: "something"
     it.show = SimpleNamespace(wait=lambda number, why: told.append(number))
@@ -82,27 +80,21 @@ def waits(
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "workers", "waiting", "statuses", "told"),
+    ("workers", "waiting", "statuses", "told"),
     [
-        ("fifo", 1, 0, "RRPP", [2, 3]),
-        ("fifo", 1, 0, "RR", []),
-        ("pbt", 1, 0, "RSP", []),  # a population takes turns
-        ("pbt", 1, 0, "SSP", [2]),
-        ("asha", 2, 0, "RR", []),  # that train long epochs
-        ("asha", 2, 1, "RR", [1]),
-        ("asha", 2, 2, "RR", [0, 1]),
-        ("asha", 2, 1, "RP", [0, 1]),
-        ("pbt", 2, 1, "SRP", [1]),
+        (1, 0, "RRPP", [2, 3]),
+        (1, 0, "RR", []),
+        (2, 0, "RR", []),  # that train long epochs
+        (2, 1, "RR", [1]),
+        (2, 2, "RR", [0, 1]),
+        (2, 1, "RP", [0, 1]),
     ],
 )
 def test_what_waits(
-    scheduler: str,
     workers: int,
     waiting: int,
     statuses: str,
     told: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert told == waits(
-        monkeypatch, scheduler=scheduler, workers=workers, waiting=waiting, statuses=statuses
-    )
+    assert told == waits(monkeypatch, workers=workers, waiting=waiting, statuses=statuses)

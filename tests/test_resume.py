@@ -159,7 +159,7 @@ def begun(tmp_path: Path) -> Path:
             "--resume --name old --space lr=choice(1)",
             "space is {'lr': 'choice(1)'}, but",
         ),
-        (tune.main, "--resume --name old --scheduler pbt", "but old began with one-rung"),
+        (tune.main, "--resume --name old --scheduler asha", "but old began with one-rung"),
     ],
 )
 def test_what_cannot_be_gone_on_with(
@@ -261,17 +261,6 @@ def test_other_bits_are_told(recorded: list[dict], now: dict, says: str | None) 
     told = resume.other_bits(recorded, {**ON_TWO, **now})
     assert (told is None) == (says is None), told
     assert (says or "") in (told or "")
-
-
-def test_a_population_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = TrainConfig(holdout=100).model_dump(exclude={"num_workers", "min_workers"})
-    with runs.claimed(
-        tmp_path / "pbt", "tune", {**base, **TuneConfig(scheduler="pbt").model_dump()}
-    ):
-        pass
-    argv = ["--resume", "--name", "pbt", "--storage", str(tmp_path)]
-    assert errors.run(tune.main, argv) == 2
-    assert "scheduler is pbt, whose population cannot be resumed" in capsys.readouterr().err
 
 
 def test_a_run_is_one_processs_at_a_time(begun: Path) -> None:

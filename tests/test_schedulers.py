@@ -7,7 +7,6 @@ from ray.tune.schedulers import FIFOScheduler
 
 from mnist_ray import schedulers, search
 from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
-from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan
 
 BASE = TrainConfig(**STUDY_RECIPE)
@@ -111,30 +110,3 @@ def test_median_stops_what_is_below_the_others() -> None:
 def test_without_room_for_a_comparison_all_finish() -> None:
     assert type(scheduler_of("asha", epochs=1)) is FIFOScheduler
     assert type(scheduler_of("one-rung")) is FIFOScheduler
-
-
-def test_a_population_stays_within_its_space() -> None:
-    dimensions = search.parse({"lr": "loguniform(0.01, 0.1)", "dropout": "choice(0, 0.1)"}, BASE)
-    explore = schedulers.Population(dimensions, time_attr="epoch", metric="a", mode="max")
-    for lr, moved in ((0.012, 0.012), (0.12, 0.1), (0.008, 0.01)):
-        changed = explore._custom_explore_fn({"lr": lr, "dropout": 0.1, "phase": "search"})
-        assert changed == {"lr": moved, "dropout": 0.1, "phase": "search"}
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"space": {"batch_size": "choice(64, 128)"}}, "space has batch_size, but the scheduler"),
-        ({"search": "tpe"}, "search is tpe, but"),
-        ({"time_budget": 60}, "time_budget is 60.0, but the scheduler pbt keeps to none"),
-        ({"search": "grid", "space": {"lr": "choice(0.1)"}}, "needs a population of 2"),
-        ({"confirm": 1}, "confirm is 1, but what wins under the scheduler pbt"),
-        ({"workers_per_trial": 2}, "trials with 1 worker"),
-        ({"num_trials": 1}, "pbt needs a population of 2"),
-    ],
-)
-def test_what_a_population_cannot_do_is_refused(settings: dict[str, Any], says: str) -> None:
-    study = TuneConfig(scheduler="pbt", **settings)
-    with pytest.raises(UserError) as caught:
-        search.sampler(study, BASE)
-    assert says in str(caught.value)
