@@ -62,7 +62,7 @@ class Study:
             self.console.print(remark)
         if plan.rows:
             self.console.print(f"going on after {len(plan.rows)} trials that are done")
-        space = study.dimensions()
+        space = study.space
         self.console.print("over")
         width = max(map(len, space))
         for name, spec in space.items():

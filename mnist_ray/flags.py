@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_ray import command, runs, storage
+from mnist_ray import command, runs, search, storage
 from mnist_ray.config import RESOURCES, RunConfig, Seconds, TrainConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, build, read_yaml, shown
@@ -15,6 +15,13 @@ from mnist_ray.fields import Config, bounds, build, read_yaml, shown
 RESUME_MAY_CHANGE = ("time_budget", "track", "max_concurrent", *RESOURCES)
 """Settings that a resumed run need not have begun with, besides the fields of RunConfig: they
 decide nothing that is learned."""
+
+
+ENTRIES: dict[str, Mapping[str, search.Method | search.Policy]] = {
+    "search": search.SAMPLERS,
+    "scheduler": search.SCHEDULERS,
+}
+"""What a field can name, beside what its type says."""
 
 
 def parse(
@@ -110,6 +117,9 @@ def _add_flag(
     if more := repeated.get(typing.get_origin(field.annotation)):
         text = field.description + more
     text = text.replace("%", "%%")  # argparse formats it
+    if entries := ENTRIES.get(name):
+        named = "; ".join(f"{each} {entry.says}" for each, entry in entries.items())
+        text = f"{field.description} {named}. (default: {shown})"
     extra = field.json_schema_extra or {}
     flag = extra.get("flag", f"--{name.replace('_', '-')}")
     kinds = _kinds(field)
@@ -119,8 +129,8 @@ def _add_flag(
         parser.add_argument(flag, action="append", metavar="NAME=SPACE", help=text)
     elif typing.get_origin(field.annotation) is list:
         parser.add_argument(flag, dest=name, action="append", metavar=extra["metavar"], help=text)
-    elif typing.get_origin(field.annotation) is typing.Literal:
-        choices = "|".join(typing.get_args(field.annotation))
+    elif typing.get_origin(field.annotation) is typing.Literal or name in ENTRIES:
+        choices = "|".join(ENTRIES.get(name) or typing.get_args(field.annotation))
         parser.add_argument(flag, metavar=choices, help=text)
     else:
         kind = {int: "N", float: "X", Path: "DIR", Seconds: "TIME"}.get(kinds[0], "NAME")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mnist_ray import verdict
 from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.search import Sampler, tpe_lag
+from mnist_ray.search import Sampler, lag, policy
 from mnist_ray.tables import Row
 from mnist_ray.verdict import Phase
 
@@ -57,8 +57,8 @@ class Plan:
         self.sampler, self.dimensions = sampler, sampler.dimensions
         self.recorded = {row["trial"]: row for row in recorded}
         self.begun = begun or {}
-        if study.search == "tpe":  # which waits for more to have ended
-            self.concurrent = min(concurrent, tpe_lag(study))
+        if sampler.learns:  # it waits for more to have ended
+            self.concurrent = min(concurrent, lag(study))
         epochs = self.dimensions.get("epochs")
         self.epochs = max(epochs.values) if epochs else base.epochs
         self.began = clock()
@@ -86,8 +86,8 @@ class Plan:
 
     @property
     def screening(self) -> bool:
-        one_rung = self.study.scheduler == "one-rung"
-        return one_rung and self.epochs > RUNG and self.keep < self.sampler.count
+        screens = policy(self.study).screens
+        return screens and self.epochs > RUNG and self.keep < self.sampler.count
 
     @property
     def competing(self) -> int:

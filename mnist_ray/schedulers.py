@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 
 from mnist_ray import runs
 from mnist_ray.plan import Plan
+from mnist_ray.search import policy
 from mnist_ray.storage import Place
 from mnist_ray.tables import Epochs
 from mnist_ray.verdict import Phase
@@ -88,7 +89,7 @@ class _SearchOnly(TrialScheduler):  # type: ignore[misc]
     """
 
     def __init__(self, reported: Epochs, **how: Any) -> None:
-        super().__init__(**how)
+        super().__init__(time_attr="epoch", metric=METRIC, mode="max", grace_period=1, **how)
         self.reported = dict(reported)
 
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
@@ -108,10 +109,16 @@ class _SearchOnly(TrialScheduler):  # type: ignore[misc]
 class Asha(_SearchOnly, ASHAScheduler):  # type: ignore[misc]
     """Li et al., arXiv:1810.05934: after 1, 3, 9, … epochs only the best third go on."""
 
+    def __init__(self, reported: Epochs, max_epochs: int) -> None:
+        super().__init__(reported, max_t=max_epochs, reduction_factor=3)
+
 
 class Median(_SearchOnly, MedianStoppingRule):  # type: ignore[misc]
     """Golovin et al., KDD 2017, p. 1487: stops a trial whose best accuracy so far is below the
     median of the others' running means."""
+
+    def __init__(self, reported: Epochs, max_epochs: int) -> None:
+        super().__init__(reported)
 
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
         super().on_trial_add(controller, trial)
@@ -126,16 +133,12 @@ class Median(_SearchOnly, MedianStoppingRule):  # type: ignore[misc]
 
 
 def scheduler(plan: Plan, reported: Epochs) -> TrialScheduler:
-    """When to stop a trial. `reported` are the epochs of each trial so far, where
-    the study is resumed."""
-    study, max_epochs = plan.study, plan.epochs
-    how: dict[str, Any] = {"time_attr": "epoch", "metric": METRIC, "mode": "max"}
-    if study.scheduler == "asha" and max_epochs > 1:
-        stops = Asha(reported, max_t=max_epochs, reduction_factor=3, grace_period=1, **how)
-    elif study.scheduler == "median":
-        stops = Median(reported, grace_period=1, **how)
-    else:
+    """When to stop a trial. `reported` are the epochs of each trial so far, where the study is
+    resumed."""
+    named = policy(plan.study).stops
+    if named is None or plan.epochs == 1:
         return FIFOScheduler()
+    stops: _SearchOnly = globals()[named](reported, plan.epochs)
     for number in plan.rows:
         if plan.trials[number].phase == Phase.SEARCH:
             stops.on_trial_add(None, _Ended(number))

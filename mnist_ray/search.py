@@ -5,35 +5,49 @@ import math
 import random
 import re
 import typing
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.samplers import RandomSampler, TPESampler
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fields import UNREADABLE, field_value, parse_yaml, shown
 
-TPE_LAG = 4
-"""Trials that tpe looks past, unless more are to run at a time."""
+if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` needs none of it
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+LAG = 4
+"""Trials that a sampler that learns looks past, unless more are to run at a time."""
 
 FIXED = ("holdout", "num_workers", "min_workers", "cpus_per_worker", "use_gpu")
 """Fields that no study can vary: trials are compared on the same held-out images, and their
 resources are planned before the first one starts."""
 
 
+DEFAULT_SPACE = {
+    "dropout": "uniform(0, 0.2)",
+    "lr": "loguniform(0.02, 0.3)",
+    "momentum": "uniform(0.8, 0.95)",
+}
+DEFAULT_GRID = {
+    "dropout": "choice(0, 0.1)",
+    "lr": "choice(0.05, 0.15)",
+    "momentum": "choice(0.85, 0.92)",
+}
+
+
 class Dimension(NamedTuple):
-    """`kind` is uniform, loguniform, randint (both ends included) or choice."""
+    """A dimension of the search space. `kind` is uniform, loguniform, randint or choice; `values`
+    are both ends, which are included, or the choices."""
 
     kind: str
     values: tuple[Any, ...]
+
+    @property
+    def log(self) -> bool:
+        """Whether it is sampled, and drawn, on a logarithmic scale."""
+        return self.kind == "loguniform"
 
     @property
     def size(self) -> float:
@@ -47,6 +61,26 @@ class Dimension(NamedTuple):
         if self.kind == "choice":
             return self.values
         return range(self.values[0], self.values[1] + 1)
+
+    def distribution(self) -> "BaseDistribution":
+        """The dimension as Optuna has it."""
+        from optuna import distributions
+
+        if self.kind == "choice":
+            return distributions.CategoricalDistribution(self.values)
+        if self.kind == "randint":
+            return distributions.IntDistribution(*self.values)
+        return distributions.FloatDistribution(*self.values, log=self.log)
+
+    def reaching(self, value: Any) -> "Dimension | None":
+        """The dimension made as wide as it takes to have `value`, such as the base recipe's; None
+        where no range can have it, or it is another choice."""
+        if self.kind == "choice":
+            return self if value in self.values else None
+        if not _is_number(value) or (self.log and value <= 0):
+            return None
+        low, high = self.values
+        return Dimension(self.kind, (min(low, value), max(high, value)))
 
 
 def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
@@ -167,6 +201,75 @@ def read_try(text: str, base: TrainConfig) -> dict[str, Any]:
     return values
 
 
+class Method(NamedTuple):
+    """What a sampler can do. To add one of Optuna's, add an entry to SAMPLERS."""
+
+    says: str
+    """How it chooses, for `--help`."""
+    make: "Callable[[int, int], BaseSampler] | None" = None
+    """Makes Optuna's sampler, from a seed and the number of configurations; None where all
+    combinations are tried in their order."""
+    learns: bool = False
+    """Whether it goes by the accuracies of the trials before."""
+
+
+def _random(seed: int, count: int) -> "BaseSampler":
+    from optuna.samplers import RandomSampler
+
+    return RandomSampler(seed=seed)
+
+
+def _tpe(seed: int, count: int) -> "BaseSampler":
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=seed, n_startup_trials=max(4, count // 4))
+
+
+SAMPLERS: dict[str, Method] = {
+    "random": Method("draws at random", _random),
+    "grid": Method("tries every combination of choices"),
+    "tpe": Method("models the better trials (Bergstra et al., NeurIPS 2011)", _tpe, learns=True),
+}
+
+
+class Policy(NamedTuple):
+    """What a scheduler does with the trials of a study. To add one, add an entry to SCHEDULERS, and
+    the class that it names to `schedulers`."""
+
+    says: str
+    """What it does, for `--help`."""
+    screens: bool = False
+    """Whether every configuration trains for one epoch first, and only the best in full."""
+    stops: str | None = None
+    """The class of `schedulers` that stops trials on the way; None where all come to their end."""
+
+
+E = TypeVar("E")
+
+SCHEDULERS: dict[str, Policy] = {
+    "one-rung": Policy("trains all for 1 epoch and the best in full", screens=True),
+    "asha": Policy("compares trials after 1, 3, 9, … epochs and stops the weak", stops="Asha"),
+    "median": Policy("stops a trial that is below the median of the others", stops="Median"),
+    "fifo": Policy("lets all finish"),
+}
+
+
+def method(study: TuneConfig) -> Method:
+    """The sampler of a study; raises UserError where there is none of that name."""
+    return _entry("search", study.search, SAMPLERS)
+
+
+def policy(study: TuneConfig) -> Policy:
+    """The scheduler of a study; raises UserError where there is none of that name."""
+    return _entry("scheduler", study.scheduler, SCHEDULERS)
+
+
+def _entry(field: str, name: str, entries: Mapping[str, E]) -> E:
+    if name not in entries:
+        raise UserError(f"{field} is {shown(name)}, but must be one of {', '.join(entries)}.")
+    return entries[name]
+
+
 def check(study: TuneConfig, dimensions: dict[str, Dimension], base: TrainConfig) -> None:
     """Raises UserError where the settings of a study contradict each other or its space."""
 
@@ -176,20 +279,19 @@ def check(study: TuneConfig, dimensions: dict[str, Dimension], base: TrainConfig
         given = f"{name} is {value}" if name in TuneConfig.model_fields else f"{where} has {name}"
         raise UserError(f"{given}, but {why}.")
 
-    for name, dimension in dimensions.items() if study.search == "grid" else ():
-        if dimension.kind != "choice":
-            raise UserError(
-                f"search is grid, but {name} is {dimension.kind}; write {name}=choice(a, b, …)."
-            )
-    if study.keep and study.scheduler != "one-rung":
-        refuse("keep", f"it is for the scheduler one-rung, not {study.scheduler}; leave it out")
+    for name, dimension in dimensions.items():
+        if method(study).make is None and dimension.kind != "choice":
+            refuse("search", f"{name} is {dimension.kind}; write {name}=choice(a, b, …)")
+    screens = policy(study).screens
+    if study.keep and not screens:
+        refuse("keep", f"the scheduler {study.scheduler} screens nothing; leave it out")
     if study.keep and study.keep < (study.confirm or 0):
         refuse("confirm", f"keep is {study.keep}; raise keep, or confirm fewer")
     varied = {*dimensions}.union(*(read_try(text, base) for text in study.tries))
     if "seed" in varied and study.confirm != 0:
         refuse("seed", "a confirmation has seeds of its own; use --confirm 0")
-    if "epochs" in varied and study.scheduler == "one-rung":
-        refuse("epochs", "the scheduler one-rung compares all after 1 epoch; use asha or fifo")
+    if "epochs" in varied and screens:
+        refuse("epochs", f"the scheduler {study.scheduler} compares all after 1 epoch; use fifo")
     if "precision" in varied and study.base and base.precision == "auto":
         refuse(
             "precision",
@@ -201,9 +303,10 @@ def check(study: TuneConfig, dimensions: dict[str, Dimension], base: TrainConfig
         refuse("confirm_base", "confirm is 0; raise it")
 
 
-def tpe_lag(study: TuneConfig) -> int:
-    """Trials that tpe looks past, and so how many may run at a time: that many when asked."""
-    return max(TPE_LAG, study.max_concurrent or 0)
+def lag(study: TuneConfig) -> int:
+    """Trials that a sampler that learns looks past, and so how many may run at a time: that many
+    when asked."""
+    return max(LAG, study.max_concurrent or 0)
 
 
 class Sampler:
@@ -222,17 +325,18 @@ class Sampler:
         self, study: TuneConfig, dimensions: dict[str, Dimension], base: TrainConfig
     ) -> None:
         self.base, self.dimensions = base, dimensions
-        self.distributions = {name: _distribution(dim) for name, dim in dimensions.items()}
+        self.distributions = {name: dim.distribution() for name, dim in dimensions.items()}
         self.remarks: list[str] = []
         """What to say of the space before the study begins."""
         self.origins: list[str] = []
         self.known: set[Hashable] = set()
         self.first = self._first(study)
-        self.rest = self._listed(grid=study.search == "grid")
+        how = method(study)
+        self.rest = self._listed(grid=how.make is None)
         self.count = study.num_trials or 6
         if self.rest is not None:
             there = len(self.first) + len(self.rest)
-            if study.search == "grid":
+            if how.make is None:
                 if study.num_trials not in (None, self.combinations, there):
                     raise UserError(
                         f"num_trials is {study.num_trials}, but the grid has {self.combinations}"
@@ -245,7 +349,7 @@ class Sampler:
                     f" configuration{'s' * (there > 1)} to try"
                 )
                 self.count = there
-            if study.search != "grid":
+            if how.make:
                 random.Random(base.seed).shuffle(self.rest)
         if self.count < len(self.first):
             raise UserError(
@@ -257,14 +361,15 @@ class Sampler:
                 "num_trials is 1, which the base recipe takes up; raise it, or leave the base"
                 " recipe out with --no-base."
             )
-        self.learns = study.search == "tpe"
-        self.lag = tpe_lag(study) if self.learns else self.count
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name its own study
-        sampler: optuna.samplers.BaseSampler = RandomSampler(seed=base.seed)
-        if self.learns:
-            # Bergstra et al., NeurIPS 2011: model the better trials, once there are a few at random
-            sampler = TPESampler(seed=base.seed, n_startup_trials=max(4, self.count // 4))
-        self.optuna = optuna.create_study(direction="maximize", sampler=sampler)
+        self.learns = how.learns
+        self.lag = lag(study) if self.learns else self.count
+        if how.make:
+            import optuna
+
+            optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name its own study
+            sampler = how.make(base.seed, self.count)
+            self.optuna = optuna.create_study(direction="maximize", sampler=sampler)
+            self.failed = optuna.trial.TrialState.FAIL
         self.asked: list[int | None] = []
         """Optuna's number of each configuration that it proposed; None for the first ones."""
         self.told = 0
@@ -362,7 +467,7 @@ class Sampler:
             if accuracy is not None and self.first[number].keys() == self.dimensions.keys():
                 self.optuna.add_trial(_as_seen(self.first[number], self.dimensions, accuracy))
         elif accuracy is None:
-            self.optuna.tell(asked, state=optuna.trial.TrialState.FAIL)
+            self.optuna.tell(asked, state=self.failed)
         else:
             self.optuna.tell(asked, accuracy)
 
@@ -378,41 +483,31 @@ class Sampler:
             if self._is_new(params):
                 self.asked.append(asked.number)
                 return params
-            self.optuna.tell(asked, state=optuna.trial.TrialState.FAIL)
+            self.optuna.tell(asked, state=self.failed)
         raise UserError(f"space has no further configuration: {ATTEMPTS} proposals were none.")
+
+
+def space_of(study: TuneConfig) -> dict[str, str]:
+    """The search space of a study as written, or the default one: dropout, lr and momentum."""
+    return study.space or (DEFAULT_SPACE if method(study).make else DEFAULT_GRID)
 
 
 def sampler(study: TuneConfig, base: TrainConfig) -> Sampler:
     """The sampler of a study around the recipe `base`; raises UserError where the study's settings
     contradict each other, its space or the recipe."""
-    dimensions = parse(study.dimensions(), base)
+    dimensions = parse(space_of(study), base)
     check(study, dimensions, base)
     return Sampler(study, dimensions, base)
 
 
 def _as_seen(
     values: dict[str, Any], dimensions: dict[str, Dimension], accuracy: float
-) -> optuna.trial.FrozenTrial:
+) -> "FrozenTrial":
     """A trial with `values` as Optuna would have recorded it. Values may lie outside a range, which
     Optuna can learn from; what no sample could be, such as another choice, is left out."""
-    distributions = {}
-    for name, dimension in dimensions.items():
-        value = values[name]
-        if dimension.kind == "choice":
-            if value in dimension.values:
-                distributions[name] = _distribution(dimension)
-        elif _is_number(value) and (dimension.kind != "loguniform" or value > 0):
-            low, high = dimension.values
-            wide = Dimension(dimension.kind, (min(low, value), max(high, value)))
-            distributions[name] = _distribution(wide)
+    from optuna.trial import create_trial
+
+    wide = {name: dimension.reaching(values[name]) for name, dimension in dimensions.items()}
+    distributions = {name: each.distribution() for name, each in wide.items() if each}
     params = {name: values[name] for name in distributions}
-    return optuna.trial.create_trial(params=params, distributions=distributions, value=accuracy)
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    kind, values = dimension
-    if kind == "choice":
-        return CategoricalDistribution(values)
-    if kind == "randint":
-        return IntDistribution(*values)
-    return FloatDistribution(*values, log=kind == "loguniform")
+    return create_trial(params=params, distributions=distributions, value=accuracy)

@@ -46,6 +46,7 @@ def study(
     Raises UserError for what cannot be run, RunFailed if no trial has a result.
     """
     base = base.replace(num_workers=study.workers_per_trial)
+    study = study.replace(space=search.space_of(study))
     if not base.holdout:
         raise UserError(
             "holdout is 0, but a study chooses by held-out images and must not see the test set;"

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "storage": {"errors"},
     "fields": {"errors", "storage"},
     "config": {"fields"},
-    "flags": {"command", "config", "errors", "fields", "runs", "storage"},
+    "flags": {"command", "config", "errors", "fields", "runs", "search", "storage"},
     "fetch": {"errors", "storage"},
     "data": {"fetch"},
     "recipe": {"config", "data"},

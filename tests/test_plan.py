@@ -357,7 +357,7 @@ def test_tpe_runs_no_more_at_a_time_than_it_looks_past() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"scheduler": "asha", "keep": 3}, "keep is 3, but it is for the scheduler one-rung"),
+        ({"scheduler": "asha", "keep": 3}, "keep is 3, but the scheduler asha screens nothing"),
         ({"keep": 2, "confirm": 3}, "confirm is 3, but keep is 2"),
         ({"space": {"seed": "choice(0, 1)"}}, "space has seed, but a confirmation"),
         ({"space": {"epochs": "randint(1, 5)"}}, "space has epochs, but the scheduler one-rung"),
