@@ -7,9 +7,10 @@ Accuracies lie on a scale of their logarithmic error, so that 99 % and 99.5 % ar
 import math
 from typing import Any
 
-import optuna
 import pandas as pd
 import plotly.graph_objects as go
+
+from mnist_ray.search import Dimension
 
 TICKS = (0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 
@@ -45,12 +46,6 @@ def accuracy_ticks(low: float, high: float) -> list[float]:
     return ticks[:: len(ticks) // 6 + 1]
 
 
-def is_numeric(values: pd.Series) -> bool:
-    """Whether all are numbers; a field that may be none has NaN for it, which no axis can place."""
-    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    return bool(is_number and values.notna().all())
-
-
 def label(value: Any) -> str:
     """A value of a config's field as people write it; pandas turns none into NaN, 64 into 64.0."""
     if pd.isna(value):
@@ -60,21 +55,16 @@ def label(value: Any) -> str:
     return str(value)
 
 
-def is_logarithmic(values: pd.Series) -> bool:
-    """Whether they lie more evenly on a logarithmic axis than on a linear one. Their range alone
-    does not tell: uniform(0, 0.5) has a smallest value near 0 too."""
-    if not is_numeric(values) or values.min() <= 0 or values.max() / values.min() < 8:
-        return False
-
-    def lopsided(values: pd.Series) -> float:
-        share = (values.mean() - values.min()) / (values.max() - values.min())
-        return abs(float(share) - 0.5)
-
-    return lopsided(values.map(math.log10)) < lopsided(values)
+def axis_values(values: pd.Series, dimension: Dimension) -> list[Any]:
+    """What stands on the axis of a dimension: numbers, or the names of choices."""
+    if dimension.kind == "choice":
+        return [label(value) for value in values]
+    return list(values)
 
 
-def axis_values(values: pd.Series) -> list[Any]:
-    return list(values) if is_numeric(values) else [label(value) for value in values]
+def names(values: pd.Series, dimension: Dimension) -> list[str]:
+    """The names of a dimension's choices in their order, and of what else was tried."""
+    return list(dict.fromkeys(label(value) for value in (*dimension.values, *values)))
 
 
 def round_values(values: pd.Series) -> list[float]:
@@ -85,31 +75,32 @@ def round_values(values: pd.Series) -> list[float]:
     return ticks if len(ticks) <= 6 else [tick for tick in ticks if f"{tick:e}"[0] == "1"]
 
 
-def parallel_axis(values: pd.Series, name: str) -> dict[str, Any]:
-    if is_logarithmic(values):
-        ticks = round_values(values)
+def parallel_axis(values: pd.Series, name: str, dimension: Dimension) -> dict[str, Any]:
+    """An axis of parallel coordinates."""
+    if dimension.kind == "choice":
+        known = names(values, dimension)
         return {
             "label": name,
-            "values": [math.log10(value) for value in values],
-            "tickvals": [math.log10(tick) for tick in ticks],
-            "ticktext": [f"{tick:g}" for tick in ticks],
+            "values": [known.index(label(value)) for value in values],
+            "tickvals": list(range(len(known))),
+            "ticktext": known,
         }
-    if is_numeric(values):
+    if not dimension.log:
         return {"label": name, "values": list(values)}
-    names = sorted({label(value) for value in values})
+    ticks = round_values(values)
     return {
         "label": name,
-        "values": [names.index(label(value)) for value in values],
-        "tickvals": list(range(len(names))),
-        "ticktext": names,
+        "values": [math.log10(value) for value in values],
+        "tickvals": [math.log10(tick) for tick in ticks],
+        "ticktext": [f"{tick:g}" for tick in ticks],
     }
 
 
-def distribution(values: pd.Series) -> optuna.distributions.BaseDistribution:
-    if not is_numeric(values):
-        names = tuple(sorted({label(value) for value in values}))
-        return optuna.distributions.CategoricalDistribution(names)
-    log = is_logarithmic(values)
-    if pd.api.types.is_integer_dtype(values):
-        return optuna.distributions.IntDistribution(int(values.min()), int(values.max()), log=log)
-    return optuna.distributions.FloatDistribution(values.min(), values.max(), log=log)
+def as_seen(values: pd.Series, dimension: Dimension) -> tuple[Dimension, list[Any]]:
+    """A dimension that has all of `values`, some of which may lie outside of the one that was
+    searched, and the values in it."""
+    if dimension.kind == "choice":
+        return Dimension("choice", tuple(names(values, dimension))), axis_values(values, dimension)
+    for value in values:
+        dimension = dimension.reaching(value) or dimension
+    return dimension, list(values)

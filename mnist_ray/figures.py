@@ -3,6 +3,7 @@ None where there is nothing to show. Neither torch nor Ray is imported.
 """
 
 import itertools
+from collections.abc import Mapping
 from statistics import fmean, stdev
 
 import optuna
@@ -10,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mnist_ray import axes
+from mnist_ray.search import Dimension
 from mnist_ray.verdict import Phase, Status
 
 BLUE, ORANGE, GREEN, GREY = "#3A93D0", "#D55E00", "#009E73", "#888888"
@@ -73,13 +75,15 @@ def curves(trials: pd.DataFrame, epochs: pd.DataFrame, winner: int | None) -> go
     return axes.accuracy_axis(figure, epochs["accuracy"])
 
 
-def against(trials: pd.DataFrame, field: str, winner: int | None) -> go.Figure | None:
+def against(
+    trials: pd.DataFrame, field: str, dimension: Dimension, winner: int | None
+) -> go.Figure | None:
     """Best accuracy of each trial against one field of its config."""
     figure = go.Figure()
     for phase, rows in _by_phase(trials):
         is_winner = rows["trial"] == winner
         figure.add_scatter(
-            x=axes.axis_values(rows[field]),
+            x=axes.axis_values(rows[field], dimension),
             y=[axes.height(accuracy) for accuracy in rows["best_accuracy"]],
             customdata=rows[["trial", "best_accuracy"]],
             mode="markers",
@@ -90,28 +94,31 @@ def against(trials: pd.DataFrame, field: str, winner: int | None) -> go.Figure |
                 "symbol": ["star" if it else "circle" for it in is_winner],
                 "opacity": 0.8,
             },
-            hovertemplate=f"trial %{{customdata[0]}}: {field} %{{x:.4~g}},"
+            hovertemplate=f"trial %{{customdata[0]}}: {field} %{{x}},"
             " %{customdata[1]:.2%}<extra></extra>",
         )
     if not figure.data:
         return None
     figure.update_xaxes(title=field)
-    if trials[field].nunique() <= 6 and not pd.api.types.is_float_dtype(trials[field]):
-        figure.update_xaxes(tickvals=axes.axis_values(trials[field].drop_duplicates()))
-    if axes.is_logarithmic(trials[field]):
+    if dimension.kind == "choice":
+        known = axes.names(trials[field], dimension)
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=known)
+    elif dimension.kind == "randint" and trials[field].nunique() <= 6:
+        figure.update_xaxes(tickvals=trials[field].unique())
+    elif dimension.log:
         ticks = axes.round_values(trials[field])
         figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     figure.update_layout(height=300, showlegend=False)
     return axes.accuracy_axis(figure, trials["best_accuracy"])
 
 
-def parallel(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
+def parallel(trials: pd.DataFrame, space: Mapping[str, Dimension]) -> go.Figure | None:
     """Parallel coordinates: a line per configuration, through its value of each field."""
     _, rows = max(_by_phase(trials), key=lambda pair: len(pair[1]), default=("", trials[:0]))
-    if len(rows) < 2 or not fields:
+    if len(rows) < 2 or not space:
         return None
     heights = [axes.height(accuracy) for accuracy in rows["best_accuracy"]]
-    dimensions = [axes.parallel_axis(rows[field], field) for field in fields]
+    dimensions = [axes.parallel_axis(rows[name], name, each) for name, each in space.items()]
     ticks = axes.accuracy_ticks(min(heights), max(heights))
     dimensions.append(
         {
@@ -168,26 +175,24 @@ def best_so_far(trials: pd.DataFrame) -> go.Figure | None:
     return axes.accuracy_axis(figure, rows["best_accuracy"])
 
 
-def importance(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
+def importance(trials: pd.DataFrame, space: Mapping[str, Dimension]) -> go.Figure | None:
     """Each field's share in how much accuracy varies over the space, by functional ANOVA on a
     random forest (Hutter, Hoos and Leyton-Brown, ICML 2014), through Optuna."""
     _, rows = max(_by_phase(trials), key=lambda pair: len(pair[1]), default=("", trials[:0]))
-    fields = [field for field in fields if rows[field].nunique(dropna=False) > 1]
+    fields = [field for field in space if rows[field].nunique(dropna=False) > 1]
     if len(rows) < ENOUGH or not fields or rows["best_accuracy"].nunique() == 1:
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    spaces = {field: axes.distribution(rows[field]) for field in fields}
+    seen = {field: axes.as_seen(rows[field], space[field]) for field in fields}
+    distributions = {field: dimension.distribution() for field, (dimension, _) in seen.items()}
     study = optuna.create_study(direction="maximize")
-    for _, row in rows.iterrows():
-        # Ranks rather than accuracies, or one that diverged would be all that there is to explain.
-        params = {
-            field: axes.label(row[field])
-            if isinstance(spaces[field], optuna.distributions.CategoricalDistribution)
-            else row[field]
-            for field in fields
-        }
-        rank = float((rows["best_accuracy"] <= row["best_accuracy"]).sum())
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=spaces, value=rank))
+    # Ranks rather than accuracies, or one that diverged would be all that there is to explain.
+    ranks = rows["best_accuracy"].rank(method="max")
+    for i, rank in enumerate(ranks):
+        params = {field: values[i] for field, (_, values) in seen.items()}
+        study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=distributions, value=rank)
+        )
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     names = sorted(shares, key=lambda name: shares[name])

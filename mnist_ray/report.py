@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnist_ray import axes, errors, figures, page, results, tables, verdict
+from mnist_ray import axes, errors, figures, page, results, runs, tables, verdict
 from mnist_ray.storage import Place, local
 from mnist_ray.verdict import Phase, Status
 
@@ -52,14 +52,14 @@ def _run(folder: Place) -> Iterator[str]:
         raise errors.UserError(f"path {folder} has no trial that ended, and so nothing to report.")
     trials = table.to_pandas()
     epochs = tables.read(folder, tables.EPOCHS).to_pandas()
-    fields = _searched(trials)
+    space = {name: each for name, each in runs.space(folder).items() if name in trials}
     winner = _winner(trials)
     scored_on = figures.scored_on(epochs)
     yield f"<h1>{escape(folder.name)}</h1>"
     words = ""
     if "origin" in table.column_names:
         words = verdict.against_base(table.to_pylist(), winner)
-    yield _summary(trials, epochs, fields, words)
+    yield _summary(trials, epochs, list(space), words)
     yield page.section(
         "With fresh seeds",
         "Each dot is a run of the same configuration with another seed; the bar is the mean,"
@@ -73,7 +73,7 @@ def _run(folder: Place) -> Iterator[str]:
         " cross is where a trial was stopped.",
         figures.curves(trials, epochs, winner),
     )
-    plots = [figures.against(trials, field, winner) for field in fields]
+    plots = [figures.against(trials, name, dimension, winner) for name, dimension in space.items()]
     yield page.section(
         "Against each hyperparameter",
         "Best accuracy of each trial; grey dots are the screening, the star is the winner.",
@@ -83,9 +83,9 @@ def _run(folder: Place) -> Iterator[str]:
         "All hyperparameters at once",
         "A line per configuration, orange ones are the most accurate. Drag along an axis to pick"
         " some out.",
-        figures.parallel(trials, fields),
+        figures.parallel(trials, space),
     )
-    shares = figures.importance(trials, fields)
+    shares = figures.importance(trials, space)
     what = (
         "Share of each hyperparameter in how the trials' ranks vary over the space, by functional"
         " ANOVA (Hutter et al., ICML 2014); the rest is their interplay."
@@ -95,9 +95,9 @@ def _run(folder: Place) -> Iterator[str]:
         what += " The accuracies are those of the screening, after its one epoch."
     elif (trials["status"] == Status.STOPPED).any():
         what += " A trial that was stopped counts with the accuracy it had by then."
-    if shares is None and fields:
+    if shares is None and space:
         what = f"An estimate needs at least {figures.ENOUGH} configurations with a result."
-    if fields:
+    if space:
         yield page.section("What mattered", what, shares, always=True)
     yield page.section(
         "The best so far",
@@ -110,18 +110,6 @@ def _run(folder: Place) -> Iterator[str]:
         yield from _mistakes(tables.read(folder, tables.PREDICTIONS).to_pandas())
     yield _failures(trials)
     yield _all_trials(folder)
-
-
-def _searched(trials: pd.DataFrame) -> list[str]:
-    """The fields of the config in which trials of one phase differ."""
-    fields = [name for name in trials if name not in tables.TRIAL_COLUMNS and name != "seed"]
-    phases = trials["phase"] if "phase" in trials else pd.Series("", index=trials.index)
-    groups = [trials[phases == phase] for phase in phases.unique() if phase not in (Phase.FINAL,)]
-    return [
-        field
-        for field in fields
-        if any(group[field].astype(str).nunique() > 1 for group in groups if len(group))
-    ]
 
 
 def _is_study(trials: pd.DataFrame) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from mnist_ray import command, storage
-from mnist_ray.config import RunConfig
+from mnist_ray import command, search, storage
+from mnist_ray.config import RunConfig, TuneConfig
 from mnist_ray.errors import UserError, reason
 from mnist_ray.fields import read_yaml
 from mnist_ray.storage import Place
@@ -64,6 +64,17 @@ def _unusable(storage: object, why: str) -> UserError:
 def settings(run: RunConfig, kind: str) -> dict[str, Any]:
     """What the run that is to go on began with; raises UserError."""
     return read_yaml(folder(run, kind) / f"{kind}.yaml")
+
+
+def space(folder: Place) -> dict[str, search.Dimension]:
+    """The search space of the study in this folder, as the study wrote it down; empty where there
+    is none."""
+    if not (folder / "tune.yaml").is_file():
+        return {}
+    began = read_yaml(folder / "tune.yaml")
+    known = TuneConfig(search=began.get("search", "random"), space=began.get("space") or {})
+    texts = search.space_of(known)
+    return {name: search.read_dimension(name, text) for name, text in texts.items()}
 
 
 def is_run(folder: Place) -> bool:

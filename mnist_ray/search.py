@@ -95,7 +95,7 @@ def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
         if name not in TrainConfig.model_fields or name in FIXED:
             known = [field for field in TrainConfig.model_fields if field not in FIXED]
             raise UserError(f"space has {shown(name)}, but can only have {', '.join(known)}.")
-        dimension = _parse_one(name, text)
+        dimension = read_dimension(name, text)
         wrong = f"space has {shown(name)}={shown(text)}"
         annotation = TrainConfig.model_fields[name].annotation
         needed = {"uniform": float, "loguniform": float, "randint": int}.get(dimension.kind)
@@ -124,7 +124,9 @@ def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
     return dimensions
 
 
-def _parse_one(name: str, text: str) -> Dimension:
+def read_dimension(name: str, text: str) -> Dimension:
+    """Read a dimension of the field `name` as people write it; raises UserError where it is none.
+    Whether the field can have its values is not checked."""
     wrong = f"space has {shown(name)}={shown(text)}, but "
     match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
     if not match or match[1] not in ("uniform", "loguniform", "randint", "choice"):

@@ -10,8 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from mnist_ray import axes, errors, figures, report, results, tables
+from mnist_ray import axes, errors, figures, report, results, runs, search, tables
 from mnist_ray.config import TrainConfig
 
 STARTED = pd.Timestamp("2026-01-01T12:00:00Z")
@@ -41,8 +42,15 @@ def trial(number: int, phase: str | None, accuracies: list[float], **more: Any) 
     return tables.trial_row(config, epochs, **{**known, **more}), epochs
 
 
-def write(folder: Path, *pairs: Any) -> Path:
+SPACE = {"lr": "loguniform(0.01, 21)", "dropout": "uniform(0, 0.6)"}
+DIMENSIONS = {name: search.read_dimension(name, text) for name, text in SPACE.items()}
+
+
+def write(folder: Path, *pairs: Any, space: dict[str, str] = SPACE) -> Path:
+    """A study's folder, or a training run's where its rows have no phase."""
     folder.mkdir(exist_ok=True)
+    if any(row["phase"] for row, _ in pairs):
+        (folder / "tune.yaml").write_text(yaml.safe_dump({"space": space}, sort_keys=False))
     rows = [row for row, _ in pairs]
     tables.write(folder, rows, [epoch for _, epochs in pairs for epoch in epochs])
     return folder
@@ -144,11 +152,11 @@ def test_importance_finds_what_matters() -> None:
         for i in range(20)
     ]
     trials = pd.DataFrame([row for row, _ in pairs])
-    figure = figures.importance(trials, ["lr", "dropout"])
+    figure = figures.importance(trials, DIMENSIONS)
     assert figure is not None
     shares = dict(zip(figure.data[0].y, figure.data[0].x, strict=True))
     assert shares["lr"] > 0.8
-    assert figures.importance(trials[: figures.ENOUGH - 1], ["lr", "dropout"]) is None
+    assert figures.importance(trials[: figures.ENOUGH - 1], DIMENSIONS) is None
 
 
 @pytest.mark.parametrize(
@@ -172,19 +180,33 @@ def test_odd_runs_make_a_page(pairs: Any, tmp_path: Path) -> None:
 def test_a_field_that_may_be_none(phase: str, tmp_path: Path) -> None:
     sizes = [None, 1000, 30_000]
     pairs = [trial(i, phase, [0.9 + i / 200], train_size=sizes[i % 3]) for i in range(12)]
-    trials, _ = read(write(tmp_path / "a", *pairs))
-    for shown in (figures.importance(trials, ["train_size"]), figures.parallel(trials, ["lr"])):
+    folder = write(tmp_path / "a", *pairs, space={"train_size": "choice(null, 30000)"})
+    trials, _ = read(folder)
+    space = runs.space(folder)
+    for shown in (figures.importance(trials, space), figures.parallel(trials, space)):
         assert shown is not None
-    dots = figures.against(trials, "train_size", None)
+    dots = figures.against(trials, "train_size", space["train_size"], None)
     assert dots is not None
     assert set(dots.data[0].x) == {"none", "1000", "30000"}
+    # In the order of the choices, and then what else was tried.
+    assert list(dots.layout.xaxis.categoryarray) == ["none", "30000", "1000"]
 
 
-def test_a_linear_range_that_begins_near_zero_is_linear() -> None:
-    linear = pd.Series([0.01 + i / 40 for i in range(20)])
-    assert not axes.is_logarithmic(linear)
-    assert axes.is_logarithmic(pd.Series([0.001 * 1.5**i for i in range(20)]))
-    assert axes.is_logarithmic(pd.Series([0.001, 0.01, 0.1]))
+def test_an_axis_is_as_its_dimension_was_searched() -> None:
+    trials = pd.DataFrame([trial(i, "search", [0.9], lr=0.01 + i / 40)[0] for i in range(20)])
+    for text, kind in (("uniform(0.01, 1)", None), ("loguniform(0.01, 1)", "log")):
+        dots = figures.against(trials, "lr", search.read_dimension("lr", text), None)
+        assert dots is not None
+        assert dots.layout.xaxis.type == kind
+        assert report.runs.space(Path("none")) == {}
+
+
+def test_what_was_tried_outside_the_space_is_in_the_figures() -> None:
+    pairs = [trial(i, "search", [0.5 + i / 100], lr=0.001 * 2**i) for i in range(12)]
+    trials = pd.DataFrame([row for row, _ in pairs])
+    space = {"lr": search.read_dimension("lr", "loguniform(0.1, 0.2)")}
+    assert figures.importance(trials, space) is not None
+    assert figures.parallel(trials, space) is not None
 
 
 def test_a_failed_trial_says_why_and_hides_nothing(tmp_path: Path) -> None:
