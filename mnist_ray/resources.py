@@ -123,7 +123,7 @@ def cores(
 
 def _quotas(cgroups: Path, of_process: Path) -> Iterator[float]:
     """Cores, by each quota of a cgroup that this process is in, or of one around it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         for line in of_process.read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             inner = PurePosixPath(path.lstrip("/"))

@@ -55,9 +55,9 @@ def folder(run: RunConfig, kind: str) -> Place:
     return folder
 
 
-def _unusable(storage: object, why: str) -> UserError:
+def _unusable(home: object, why: str) -> UserError:
     return UserError(
-        f"storage {storage} cannot be used: {why}. Name a folder that can be written: --storage."
+        f"storage {home} cannot be used: {why}. Name a folder that can be written: --storage."
     )
 
 

@@ -336,7 +336,7 @@ ray.init(logging_level="ERROR")
 @ray.remote
 def hold():
     print("holding", flush=True)
-    time.sleep(20)
+    time.sleep(12 if TAKEN == 2 else 20)
 ray.get(hold.options(num_cpus=TAKEN).remote())
 """.replace("TAKEN", str(taken))
     flags = [*SMALL, "--epochs", "1", "--storage", str(storage), *more]
