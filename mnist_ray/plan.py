@@ -13,8 +13,7 @@ from mnist_ray import verdict
 from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.search import Sampler, lag, policy
-from mnist_ray.tables import Row
-from mnist_ray.verdict import Phase
+from mnist_ray.verdict import Phase, Row
 
 RUNG = 1
 """Epochs of the screening."""

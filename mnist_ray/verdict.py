@@ -7,7 +7,7 @@ from enum import StrEnum
 from statistics import fmean, stdev
 from typing import Any
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 class Phase(StrEnum):

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "cluster": {"errors", "resources"},
     "runs": {"command", "config", "errors", "fields", "search", "storage"},
     "search": {"config", "errors", "fields"},
-    "plan": {"config", "errors", "search", "tables", "verdict"},
+    "plan": {"config", "errors", "search", "verdict"},
     "resume": {"checkpoint", "config", "runs", "storage", "tables"},
     "display": {"command", "config", "data", "model", "resources", "storage"},
     "verdict": set(),

@@ -315,3 +315,24 @@ def test_tpe_keeps_to_the_space_when_it_knows_something_outside_of_it() -> None:
     for values in walk(search.sampler(study, base))[1:]:
         assert 0.02 <= values["lr"] <= 0.3
         assert 64 <= values["batch_size"] <= 256
+
+
+def test_a_sampler_from_outside_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    from optuna.samplers import NSGAIISampler
+
+    entry = search.Method(
+        "evolves the better ones",
+        lambda seed, count: NSGAIISampler(seed=seed, population_size=4),
+        learns=True,
+    )
+    monkeypatch.setitem(search.SAMPLERS, "nsga2", entry)
+    study = TuneConfig(search="nsga2", num_trials=30)
+    sampler = search.sampler(study, BASE)
+    found = walk(sampler)
+    assert found == walk(search.sampler(study, BASE))
+    assert len({search.identity(BASE.replace(**values)) for values in found}) == 30
+    # It learns: it was told of all but those that it looks past.
+    assert sampler.told == 30 - search.LAG
+    assert sum(trial.value is not None for trial in sampler.optuna.trials) == sampler.told
+    with pytest.raises(UserError, match="search is cma, but must be one of random, grid, tpe, ns"):
+        search.sampler(TuneConfig(search="cma"), BASE)
