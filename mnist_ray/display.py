@@ -1,6 +1,6 @@
 """What a training run prints: on a terminal with a moving bar, elsewhere in lines."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -77,8 +77,12 @@ class Training:
     def wait(self, why: str) -> None:
         self.console.print(f"waiting for workers: {why}")
 
-    def stopped(self, resume: str) -> None:
-        self.console.print(f"\nTo go on with it:\n  {resume}")
+    def stopped(self, resume: Sequence[str]) -> None:
+        """Say how to go on with the run: by these flags of the command."""
+        self.console.print(f"\nTo go on with it:\n  {command.typed('train', *resume)}")
+
+    def say(self, text: str) -> None:
+        self.console.print(text)
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         self.progress.update(

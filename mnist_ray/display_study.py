@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -97,12 +98,17 @@ class Study:
     def wait(self, number: int, why: str) -> None:
         self.console.print(f"{self.plan.trials[number].phase:<7} {number:>3}  waits: {why}")
 
-    def stopped(self, folder: Place, resume: str) -> None:
-        """What a study that did not come to its end has found so far."""
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
+    def stopped(self, folder: Place, resume: Sequence[str]) -> None:
+        """Show what a study that did not come to its end has found so far, and say how to go on
+        with it: by these flags of the command."""
         if self.plan.rows:
             with contextlib.suppress(UserError):  # where the storage is what failed
                 self._table(folder, "status != ''")
-        self.console.print(f"tables  {folder}\n\nTo go on with it:\n  {resume}")
+        again = command.typed("tune", *resume)
+        self.console.print(f"tables  {folder}\n\nTo go on with it:\n  {again}")
 
     def end_trial(self, row: dict[str, Any]) -> None:
         trial = self.running.pop(row["trial"])

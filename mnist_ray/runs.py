@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from mnist_ray import command, search, storage
+from mnist_ray import search, storage
 from mnist_ray.config import RunConfig, TuneConfig
 from mnist_ray.errors import UserError, reason
 from mnist_ray.fields import read_yaml
@@ -170,14 +170,13 @@ def _put_new(folder: Place, name: str, content: bytes) -> bool:
     return True
 
 
-def resume_command(
+def resume_flags(
     folder: Place,
     run: RunConfig,
-    kind: str,
     now: Mapping[str, Any] = NOTHING,
     recorded: Mapping[str, Any] = NOTHING,
-) -> str:
-    """Return what to type to go on with the run in `folder`, with those of its settings `now` that
+) -> list[str]:
+    """Return the flags that go on with the run in `folder`, with those of its settings `now` that
     are not the `recorded` ones."""
     usual = {name: field.default for name, field in RunConfig.model_fields.items()}
     given = {name: getattr(run, name) for name in ("storage", "data_dir", "max_failures")}
@@ -192,7 +191,7 @@ def resume_command(
             words.append(f"--{'' if value else 'no-'}{flag}")
         elif value is not None:
             words += [f"--{flag}", str(value)]
-    return command.typed(kind, *words)
+    return words
 
 
 def trial_name(number: int) -> str:

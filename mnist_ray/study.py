@@ -67,11 +67,11 @@ def study(
     if not run.verbose:
         os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints even at verbose=0
     with cluster.connected(
-        dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.console.print
+        dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.say
     ):
         share = resources.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
         lower = run.resume and study == began
-        concurrent = _concurrency(study, share, show.console.print if lower else None)
+        concurrent = _concurrency(study, share, show.say if lower else None)
         resources.check_shared(folder.parent)
         with runs.claimed(folder, "tune", settings, run.resume, not run.name) as folder:
             trackers = tracking.callbacks(study.track, folder.name)
@@ -88,14 +88,13 @@ def study(
                 if words := resume.other_bits(
                     before, _computes_with(base, sampler.dimensions, share)
                 ):
-                    show.console.print(f"{words}\n")
+                    show.say(f"{words}\n")
             try:
                 with errors.storage_told(folder):
                     recorder = _search(searcher, epochs, mnist, share, run, trackers, show)
                     return _finish(recorder, mnist, show)
             except (RunFailed, KeyboardInterrupt):
-                again = runs.resume_command(folder, run, "tune", settings, recorded)
-                show.stopped(folder, again)
+                show.stopped(folder, runs.resume_flags(folder, run, settings, recorded))
                 raise
 
 

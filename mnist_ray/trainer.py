@@ -68,7 +68,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
                 clock -= tables.seconds(epochs)
             show.go_on(len(epochs), lost=begun)
             if (words := resume.other_bits(done, now)) and not done[-1]["last"]:
-                show.console.print(words)
+                show.say(words)
             begun = True
         write(status=Status.RUNNING)
 
@@ -81,7 +81,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
         tables.write(folder, [row], epochs)
         return row
 
-    with cluster.connected(dashboard=False, verbose=run.verbose, say=show.console.print):
+    with cluster.connected(dashboard=False, verbose=run.verbose, say=show.say):
         share = resources.share(
             config.num_workers, config.cpus_per_worker, config.use_gpu, config.min_workers
         )
@@ -109,7 +109,7 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
                 if begun:
                     with contextlib.suppress(OSError):  # of a full disk
                         write(status=Status.FAILED, error=str(error) or "interrupted")
-                show.stopped(runs.resume_command(folder, run, "train", settings, recorded))
+                show.stopped(runs.resume_flags(folder, run, settings, recorded))
                 raise
     saved = checkpoint.whole(checkpoint.folders(folder))
     places = {each.state["epoch"]: path for path, each in saved.items()}

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     },
     "resources": {"errors", "storage"},
     "cluster": {"errors", "resources"},
-    "runs": {"command", "config", "errors", "fields", "search", "storage"},
+    "runs": {"config", "errors", "fields", "search", "storage"},
     "search": {"config", "errors", "fields"},
     "plan": {"config", "errors", "search", "verdict"},
     "resume": {"checkpoint", "config", "runs", "storage", "tables"},

@@ -285,16 +285,14 @@ def test_a_name_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_command_to_go_on_is_one_that_can_be_typed() -> None:
-    line = runs.resume_command(Path("/x y/run"), RunConfig(storage=Path("/x y")), "tune")
+    flags = runs.resume_flags(Path("/x y/run"), RunConfig(storage=Path("/x y")))
+    line = command.typed("tune", *flags)
     assert line == f"{command.typed('tune')} --resume --name run --storage '/x y'"
     # What a resumed run has otherwise than it began with is given again.
     began = TrainConfig(min_workers=1, num_workers=4).model_dump()
     now = {**began, "num_workers": 2, "cpus_per_worker": 1, "use_gpu": False}
-    line = runs.resume_command(Path("run"), RunConfig(max_failures=1), "train", now, began)
-    assert line.endswith(
-        " --resume --name run --max-failures 1 --num-workers 2 --cpus-per-worker 1 --no-use-gpu"
-        " --min-workers 1"
-    )
-    assert runs.resume_command(Path("~/mnist_ray_results/run"), RunConfig(), "train").endswith(
-        "--resume --name run"
-    )
+    again = "--resume --name run --max-failures 1 --num-workers 2 --cpus-per-worker 1 --no-use-gpu"
+    flags = runs.resume_flags(Path("run"), RunConfig(max_failures=1), now, began)
+    assert flags == [*again.split(), "--min-workers", "1"]
+    flags = runs.resume_flags(Path("~/mnist_ray_results/run"), RunConfig())
+    assert flags == ["--resume", "--name", "run"]

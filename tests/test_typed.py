@@ -111,7 +111,7 @@ def test_what_is_typed_next_and_to_go_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     show = display.Training()
-    show.stopped(runs.resume_command(tmp_path / "it", RunConfig(), "train"))
+    show.stopped(runs.resume_flags(tmp_path / "it", RunConfig()))
     row = {"status": "ok", "scored_on": "test", "checkpoint": "a", "best_epoch": 1}
     row |= dict.fromkeys(("final_accuracy", "best_accuracy", "train_seconds", "total_seconds"), 1)
     show.end(row, tmp_path, last=tmp_path / "a")
