@@ -40,12 +40,6 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     os.replace(partial, folder / FILE)
 
 
-def folders(run: Place) -> list[Place]:
-    """Return what may be checkpoints in the folder of a run or a trial, as Ray names them. What
-    somebody put there, like checkpoint_best, is not among them, and so is never deleted."""
-    return list(run.glob("checkpoint_[0-9]*"))
-
-
 def whole(folders: Iterable[Place]) -> dict[Place, Checkpoint]:
     """The checkpoints among `folders`, that of the most epochs last. What a kill left half-written
     is passed over."""

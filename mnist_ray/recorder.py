@@ -13,7 +13,7 @@ from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS, DONE, EXPERIMENT_TAG, SHOULD_CHECKPOINT
 
-from mnist_ray import checkpoint, display_study, errors, resources, resume, runs, storage, tables
+from mnist_ray import display_study, errors, resources, resume, runs, storage, tables
 from mnist_ray.config import TrainConfig
 from mnist_ray.schedulers import Search
 from mnist_ray.storage import Place
@@ -113,9 +113,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         # A trial that failed goes on from its last checkpoint, and may repeat an epoch.
         before = [each for each in self.epochs[number] if each["epoch"] < row["epoch"]]
         self.epochs[number] = [*before, row]
-        best = tables.best_epoch(self.epochs[number])
+        kept = tables.kept(self.epochs[number])
         for each in before:
-            if each["checkpoint"] and each is not best:
+            if each["checkpoint"] and each not in kept:
                 storage.remove(self.folder / each["checkpoint"])
                 each["checkpoint"] = None
         self.show.epoch(row)
@@ -168,16 +168,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         )
         self.plan.tell(row)
         self.unwritten = True  # `on_step_end` writes it, at once as long as that is quickly done
-        self._prune(number, {row["checkpoint"], *(each["checkpoint"] for each in epochs[-1:])})
+        # Those from before the study was resumed too, and all of a trial that launched workers.
+        runs.prune(self.folder, runs.trial_folders(self.folder, number), epochs)
         self.show.end_trial(row)
-
-    def _prune(self, number: int, keep: set[str | None]) -> None:
-        """Delete a trial's checkpoints but its best and its last: those it made before the study
-        was resumed too, and all epochs of one that launched workers."""
-        for folder in runs.trial_folders(self.folder, number):
-            for saved in checkpoint.folders(folder):
-                if storage.relative(saved, self.folder) not in keep:
-                    storage.remove(saved)
 
     def write(self) -> None:
         began = time.monotonic()

@@ -69,7 +69,7 @@ def begun(study: Place, ended: Container[int]) -> dict[int, Begun]:
 def trial(study: Place, number: int) -> Begun | None:
     """What a trial has saved so far."""
     folders = runs.trial_folders(study, number)
-    saved = checkpoint.whole(path for folder in folders for path in checkpoint.folders(folder))
+    saved = checkpoint.whole(path for folder in folders for path in runs.checkpoints(folder))
     if not saved:
         return None
     newest = list(saved.values())[-1]

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +21,12 @@ from mnist_ray.config import RunConfig, TuneConfig
 from mnist_ray.errors import UserError, reason
 from mnist_ray.fields import read_yaml
 from mnist_ray.storage import Place
+from mnist_ray.tables import Row, kept
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+BEST_RECIPE = "best.yaml"
+"""The file of a study's winning recipe."""
 
 WORKERS = "workers"
 """The folder within a study's of what its trials' own workers save."""
@@ -192,6 +196,25 @@ def resume_flags(
         elif value is not None:
             words += [f"--{flag}", str(value)]
     return words
+
+
+def checkpoints(folder: Place) -> list[Place]:
+    """Return what may be checkpoints in the folder of a run or a trial, as Ray names them. What
+    somebody put there, like checkpoint_best, is not among them, and so is never deleted."""
+    return list(folder.glob("checkpoint_[0-9]*"))
+
+
+def prune(run: Place, folders: Iterable[Place], epochs: Sequence[Row]) -> None:
+    """Delete the checkpoints in `folders` of a run but those of its best and of its last epoch, as
+    the rows of the epochs table name them."""
+    keep = {row["checkpoint"] for row in kept(epochs)}
+    for folder in folders:
+        for path in checkpoints(folder):
+            if storage.relative(path, run) not in keep:
+                storage.remove(path)
+    for row in epochs:
+        if row["checkpoint"] not in keep:
+            row["checkpoint"] = None
 
 
 def trial_name(number: int) -> str:

@@ -177,7 +177,7 @@ def _finish(recorder: Recorder, mnist: Mnist, show: display_study.Study) -> tabl
         score = engine.evaluate(network, test)
         best |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
         recorder.write()
-    recipe = folder / "best.yaml"
+    recipe = folder / runs.BEST_RECIPE
     storage.write(recipe, _recipe(plan, best).encode())
     show.end(folder, recipe)
     return best

@@ -253,6 +253,11 @@ def seconds(epochs: Sequence[Row]) -> float:
     return float(sum(epoch["train_seconds"] + epoch["score_seconds"] for epoch in epochs))
 
 
+def kept(epochs: Sequence[Row]) -> list[Row]:
+    """The epochs whose checkpoints are kept: the best and the last."""
+    return [best_epoch(epochs), epochs[-1]] if epochs else []
+
+
 def best_epoch(epochs: Sequence[Row]) -> Row:
     """The epoch of the highest accuracy, the later of two equal ones: the one Ray keeps as best."""
     return max(epochs, key=lambda epoch: (epoch["accuracy"], epoch["epoch"]))

@@ -111,16 +111,13 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
                         write(status=Status.FAILED, error=str(error) or "interrupted")
                 show.stopped(runs.resume_flags(folder, run, settings, recorded))
                 raise
-    saved = checkpoint.whole(checkpoint.folders(folder))
+    saved = checkpoint.whole(runs.checkpoints(folder))
     places = {each.state["epoch"]: path for path, each in saved.items()}
     last = places[epochs[-1]["epoch"]]
-    kept = {last, places[tables.best_epoch(epochs)["epoch"]]}
-    for path in checkpoint.folders(folder):
-        if path.is_dir() and path not in kept:  # Ray Train knows none from before an interruption
-            storage.remove(path)
     for epoch in epochs:
         place = places.get(epoch["epoch"])
-        epoch["checkpoint"] = storage.relative(place, folder) if place in kept else None
+        epoch["checkpoint"] = storage.relative(place, folder) if place else None
+    runs.prune(folder, [folder], epochs)  # Ray Train knows none from before an interruption
     best = tables.best_epoch(epochs)
     row = write(checkpoint=best["checkpoint"])
     if splits.scored_on == "holdout":

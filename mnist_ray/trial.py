@@ -81,7 +81,7 @@ def _saved(config: TrainConfig, folders: list[Place]) -> Checkpoint | None:
         with contextlib.suppress(UserError), mine.as_directory() as folder:
             return checkpoint.load(Path(folder))
     # Or what the trial saved before the study was interrupted, of which Tune does not know.
-    saved = checkpoint.whole(path for folder in folders for path in checkpoint.folders(folder))
+    saved = checkpoint.whole(path for folder in folders for path in runs.checkpoints(folder))
     last = next(reversed(saved.values()), None)
     return last if last and _learns(last.config) == _learns(config) else None
 

@@ -16,7 +16,7 @@ import ray.train.torch
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.util.queue import Queue
 
-from mnist_ray import checkpoint, data, engine, process, resources
+from mnist_ray import checkpoint, data, engine, process, resources, runs
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import TrainConfig
 from mnist_ray.storage import Place
@@ -85,7 +85,7 @@ def _before(folder: Place) -> Checkpoint | None:
     and reported, or if that cannot be read the newest that can."""
     noted = ray.train.get_checkpoint()
     saved = checkpoint.whole([folder / Path(noted.path).name] if noted else [])
-    saved = saved or checkpoint.whole(checkpoint.folders(folder))
+    saved = saved or checkpoint.whole(runs.checkpoints(folder))
     return next(reversed(saved.values()), None)
 
 

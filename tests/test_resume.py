@@ -115,7 +115,7 @@ def test_what_somebody_put_beside_the_checkpoints_is_none_of_them(tmp_path: Path
     ours = ["checkpoint_000000", "checkpoint_2026-11-26_10-00-00.123456"]
     for name in (*ours, "checkpoint_best", "checkpoint_"):
         (tmp_path / name).mkdir()
-    assert sorted(path.name for path in checkpoint.folders(tmp_path)) == ours
+    assert sorted(path.name for path in runs.checkpoints(tmp_path)) == ours
 
 
 def test_the_epochs_of_trials_that_did_not_end_are_left_to_their_checkpoints(
