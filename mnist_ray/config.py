@@ -1,7 +1,7 @@
 """What can be set: typed, frozen, bounded, and validated once, before anything runs."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -17,6 +17,14 @@ class Recipe(Config):
 
     The defaults are the reference recipe, which ends at 99.41 % of the test set.
     """
+
+    groups: ClassVar = {
+        "lr": "recipe (optimisation)",
+        "dropout": "recipe (network)",
+        "rotation": "recipe (augmentation)",
+        "batch_size": "recipe (images and epochs)",
+        "precision": "recipe (arithmetic and seed)",
+    }
 
     lr: float = Field(0.01, gt=0, le=10, description="Learning rate; the peak of a one-cycle.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum.")
@@ -87,6 +95,8 @@ class PerWorker(Config):
     It decides nothing that is learned, but another number of threads or another device ends with
     other bits.
     """
+
+    groups: ClassVar = {"cpus_per_worker": "resources"}
 
     cpus_per_worker: int | None = Field(
         None,
@@ -160,6 +170,8 @@ Location = Annotated[str, BeforeValidator(lambda at: str(at) if isinstance(at, P
 class RunConfig(Config):
     """Where a run's data and results lie, and how much it prints. Decides nothing learned."""
 
+    groups: ClassVar = {"data_dir": "run"}
+
     data_dir: Path = Field(
         Path("~/.cache/mnist_ray"), description="Folder of MNIST's files; fetched if missing."
     )
@@ -220,6 +232,8 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 class TuneConfig(Config):
     """A study: which configurations to try, and how long each may train."""
+
+    groups: ClassVar = {"num_trials": "study"}
 
     num_trials: int | None = Field(
         None,

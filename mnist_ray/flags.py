@@ -37,8 +37,11 @@ def parse(
         prog=command.typed(kind), description=description, allow_abbrev=False
     )
     parser.add_argument("--config", metavar="FILE|URI", help="YAML file of these fields.")
+    group: argparse._ActionsContainer = parser
     for name, cls in owners.items():
-        _add_flag(parser, name, cls.model_fields[name], defaults)
+        if name in cls.groups:
+            group = parser.add_argument_group(cls.groups[name])
+        _add_flag(group, name, cls.model_fields[name], defaults)
     flags = vars(parser.parse_args(argv))
     recipe = flags.pop("config")
     texts = [name for name, cls in owners.items() if _is_text(cls.model_fields[name])]
@@ -95,7 +98,7 @@ def _of(cls: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add_flag(
-    parser: argparse.ArgumentParser, name: str, field: Any, defaults: Mapping[str, Any]
+    group: argparse._ActionsContainer, name: str, field: Any, defaults: Mapping[str, Any]
 ) -> None:
     default = defaults.get(name, field.default)
     shown = (
@@ -115,19 +118,19 @@ def _add_flag(
     flag = extra.get("flag", f"--{name.replace('_', '-')}")
     kinds = _kinds(field)
     if bool in kinds:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
     elif typing.get_origin(field.annotation) is dict:
-        parser.add_argument(flag, action="append", metavar="NAME=SPACE", help=text)
+        group.add_argument(flag, action="append", metavar="NAME=SPACE", help=text)
     elif typing.get_origin(field.annotation) is list:
-        parser.add_argument(flag, dest=name, action="append", metavar=extra["metavar"], help=text)
+        group.add_argument(flag, dest=name, action="append", metavar=extra["metavar"], help=text)
     elif typing.get_origin(field.annotation) is typing.Literal:
         choices = "|".join(typing.get_args(field.annotation))
-        parser.add_argument(flag, metavar=choices, help=text)
+        group.add_argument(flag, metavar=choices, help=text)
     else:
         kind = {int: "N", float: "X", Path: "DIR", Seconds: "TIME"}.get(kinds[0], "NAME")
         kind = "DIR|URI" if name == "storage" else kind
         # Values stay text here: the config class turns them into numbers and checks them.
-        parser.add_argument(flag, metavar=kind, help=text)
+        group.add_argument(flag, metavar=kind, help=text)
 
 
 def _kinds(field: Any) -> tuple[Any, ...]:

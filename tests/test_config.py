@@ -1,4 +1,5 @@
 import math
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -6,7 +7,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from mnist_ray import errors, flags, search, tune
+from mnist_ray import errors, flags, search, train, tune
 from mnist_ray.config import (
     STUDY_RECIPE,
     PerWorker,
@@ -132,6 +133,36 @@ def test_every_field_has_a_flag_whose_help_states_bounds_and_default(
             assert f"--{'try' if name == 'tries' else name.replace('_', '-')}" in text
             assert bounds(field) in text
             assert str(field.description) in text
+
+
+def test_help_shows_the_flags_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = {}
+    for main in (train.main, tune.main):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        options, *titled = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.M)[2:]
+        assert re.findall(r"^  (--[a-z-]+)", options, re.M) == ["--config"]
+        groups[main] = {
+            title: re.findall(r"^  (--[a-z-]+)", text, re.M)
+            for title, text in zip(titled[::2], titled[1::2], strict=True)
+        }
+    for main, flags_of in groups.items():
+        recipe = [flag for title in flags_of if "recipe" in title for flag in flags_of[title]]
+        assert recipe == [f"--{name.replace('_', '-')}" for name in Recipe.model_fields]
+        assert list(flags_of)[-2:] == ["resources", "run"]
+        assert ("study" in flags_of) == (main is tune.main)
+    assert groups[train.main]["resources"] == [
+        *("--cpus-per-worker", "--use-gpu", "--num-workers", "--min-workers")
+    ]
+    assert groups[tune.main]["resources"] == ["--cpus-per-worker", "--use-gpu"]
+    assert groups[tune.main]["study"][0] == "--num-trials"
+
+
+def test_a_group_begins_at_a_field() -> None:
+    for cls in CLASSES:
+        assert cls.groups
+        assert set(cls.groups) <= set(cls.model_fields)
+        assert next(iter(cls.model_fields)) in cls.groups
 
 
 @pytest.mark.parametrize(
