@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 from mnist_ray.errors import UserError, reason
 from mnist_ray.fields import build
 from mnist_ray.storage import Place, place
@@ -26,7 +26,7 @@ class Checkpoint(NamedTuple):
     it, so that a run that goes on from here has its whole history."""
 
     state: dict[str, Any]
-    config: TrainConfig
+    recipe: Recipe
     epochs: list[dict[str, Any]]
     split_hash: str
 
@@ -34,7 +34,7 @@ class Checkpoint(NamedTuple):
 def save(folder: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` into `folder`, replacing one that is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"format": FORMAT, **checkpoint._asdict(), "config": checkpoint.config.model_dump()}
+    content = {"format": FORMAT, **checkpoint._asdict(), "recipe": checkpoint.recipe.model_dump()}
     partial = folder / f".{FILE}.{os.getpid()}"
     torch.save(content, partial)
     os.replace(partial, folder / FILE)
@@ -80,7 +80,7 @@ def load(folder: str | Place) -> Checkpoint:
             f"checkpoint {path} was written by {which} of mnist_ray; read it with that."
         )
     try:
-        saved = Checkpoint(**{**content, "config": build(TrainConfig, content["config"])})
+        saved = Checkpoint(**{**content, "recipe": build(Recipe, content["recipe"])})
         saved.state["model"], saved.state["optimizer"], saved.epochs[saved.state["epoch"] - 1]
     except (UserError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"checkpoint {path} is not a checkpoint of mnist_ray: {error}") from None

@@ -1,26 +1,30 @@
 """What can be set: typed, frozen, bounded, and validated once, before anything runs."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, shown
 
 TRAIN_IMAGES = 60_000
 """Images in MNIST's training set; `holdout` and `train_size` are taken out of these."""
 
 
-RESOURCES = ("cpus_per_worker", "use_gpu")
-"""Fields of TrainConfig that say what a run computes on. They decide nothing learned, but another
-number of threads or another device ends with other bits."""
-
-
-class TrainConfig(Config):
-    """One training run: everything that decides which weights come out of it.
+class Recipe(Config):
+    """Everything that decides which weights come out of a training run.
 
     The defaults are the reference recipe, which ends at 99.41 % of the test set.
     """
+
+    groups: ClassVar = {
+        "lr": "recipe (optimisation)",
+        "dropout": "recipe (network)",
+        "rotation": "recipe (augmentation)",
+        "batch_size": "recipe (images and epochs)",
+        "precision": "recipe (arithmetic and seed)",
+    }
 
     lr: float = Field(0.01, gt=0, le=10, description="Learning rate; the peak of a one-cycle.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum.")
@@ -61,40 +65,6 @@ class TrainConfig(Config):
     seed: int = Field(
         0, ge=0, lt=2**32, description="Seed of weights, shuffling, dropout and augmentation."
     )
-    num_workers: int = Field(
-        1,
-        ge=1,
-        le=1024,
-        description="Data-parallel training workers; 1:4 takes up to 4, as many as there is room"
-        " for, and goes on with fewer when one is lost.",
-    )
-    min_workers: int | None = Field(
-        None, ge=1, le=1024, description="The fewest to go on with; none needs num_workers."
-    )
-    cpus_per_worker: int | None = Field(
-        None,
-        ge=1,
-        le=1024,
-        description="Cores a worker computes on; none shares out all there are.",
-    )
-    use_gpu: bool | None = Field(
-        None, description="One GPU per worker; none takes GPUs if there are enough."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_range(cls, values: Any) -> Any:
-        """`num_workers: "1:4"` is short for `min_workers: 1` and `num_workers: 4`."""
-        asked = values.get("num_workers") if isinstance(values, dict) else None
-        if isinstance(asked, str) and ":" in asked:
-            least, _, most = asked.partition(":")
-            if values.get("min_workers") is not None and str(values["min_workers"]) != least:
-                raise ValueError(
-                    f"num_workers is {shown(asked)}, but min_workers is"
-                    f" {shown(values['min_workers'])}; give one of the two."
-                )
-            return {**values, "min_workers": least, "num_workers": most}
-        return values
 
     @property
     def images(self) -> int:
@@ -114,25 +84,84 @@ class TrainConfig(Config):
                 f"batch_size is {self.batch_size}, more than the {self.images} training images;"
                 " lower it."
             )
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is on, but momentum is 0; raise momentum or turn it off.")
+        return self
+
+
+class PerWorker(Config):
+    """What each worker runs on, in a training run and in the trials of a study.
+
+    It decides nothing that is learned, but another number of threads or another device ends with
+    other bits.
+    """
+
+    groups: ClassVar = {"cpus_per_worker": "resources"}
+
+    cpus_per_worker: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Cores a worker computes on; none shares out all there are.",
+    )
+    use_gpu: bool | None = Field(
+        None, description="One GPU per worker; none takes GPUs if there are enough."
+    )
+
+
+class Resources(PerWorker):
+    """What a training run, or one trial of a study, runs on."""
+
+    num_workers: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Data-parallel training workers; 1:4 takes up to 4, as many as there is room"
+        " for, and goes on with fewer when one is lost.",
+    )
+    min_workers: int | None = Field(
+        None, ge=1, le=1024, description="The fewest to go on with; none needs num_workers."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_range(cls, values: Any) -> Any:
+        """`num_workers: "1:4"` is short for `min_workers: 1` and `num_workers: 4`."""
+        asked = values.get("num_workers") if isinstance(values, dict) else None
+        if isinstance(asked, str) and ":" in asked:
+            least, _, most = asked.partition(":")
+            if values.get("min_workers") is not None and str(values["min_workers"]) != least:
+                raise ValueError(
+                    f"num_workers is {shown(asked)}, but min_workers is"
+                    f" {shown(values['min_workers'])}; give one of the two."
+                )
+            return {**values, "min_workers": least, "num_workers": most}
+        return values
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
         if (self.min_workers or 0) > self.num_workers:
             raise ValueError(
                 f"min_workers is {self.min_workers}, more than num_workers, {self.num_workers};"
                 " lower it."
             )
-        if self.batch_size < self.num_workers:
-            raise ValueError(
-                f"batch_size is {self.batch_size}, fewer images than num_workers,"
-                f" {self.num_workers}, and each needs at least one; raise batch_size."
-            )
-        # A range of workers shares a batch as evenly as it can; its mean stays that of the batch.
-        if not self.min_workers and self.batch_size % self.num_workers:
-            raise ValueError(
-                f"batch_size is {self.batch_size}, which {self.num_workers} workers cannot share"
-                " equally; make it a multiple of the number of workers."
-            )
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov is on, but momentum is 0; raise momentum or turn it off.")
         return self
+
+
+def check_batch(recipe: Recipe, resources: Resources) -> None:
+    """Raise UserError where the workers cannot share the batches of the recipe."""
+    batch_size, workers = recipe.batch_size, resources.num_workers
+    if batch_size < workers:
+        raise UserError(
+            f"batch_size is {batch_size}, fewer images than num_workers, {workers}, and each needs"
+            " at least one; raise batch_size."
+        )
+    # A range of workers shares a batch as evenly as it can; its mean stays that of the batch.
+    if not resources.min_workers and batch_size % workers:
+        raise UserError(
+            f"batch_size is {batch_size}, which {workers} workers cannot share equally; make it a"
+            " multiple of the number of workers."
+        )
 
 
 Location = Annotated[str, BeforeValidator(lambda at: str(at) if isinstance(at, Path) else at)]
@@ -140,6 +169,8 @@ Location = Annotated[str, BeforeValidator(lambda at: str(at) if isinstance(at, P
 
 class RunConfig(Config):
     """Where a run's data and results lie, and how much it prints. Decides nothing learned."""
+
+    groups: ClassVar = {"data_dir": "run"}
 
     data_dir: Path = Field(
         Path("~/.cache/mnist_ray"), description="Folder of MNIST's files; fetched if missing."
@@ -190,6 +221,8 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 class TuneConfig(Config):
     """A study: which configurations to try, and how long each may train."""
+
+    groups: ClassVar = {"num_trials": "study"}
 
     num_trials: int | None = Field(
         None,

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mnist_ray import command
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe, Resources
 from mnist_ray.data import Splits
 from mnist_ray.model import Layer
 from mnist_ray.resources import Share
@@ -39,8 +39,15 @@ class Training:
         self.bar = self.progress.add_task("starting", total=None)
         self.epochs = 0
 
-    def begin(self, config: TrainConfig, share: Share, layers: list[Layer], splits: Splits) -> None:
-        self.epochs = config.epochs
+    def begin(
+        self,
+        recipe: Recipe,
+        needs: Resources,
+        share: Share,
+        layers: list[Layer],
+        splits: Splits,
+    ) -> None:
+        self.epochs = recipe.epochs
         table = Table("layer", box=None, pad_edge=False)
         table.add_column("output", justify="right")
         table.add_column("parameters", justify="right")
@@ -52,7 +59,7 @@ class Training:
         self.console.print(
             f"\n{len(splits.train.indices):,} training images, scored on"
             f" {len(splits.score.indices):,} {described(splits.scored_on)} images;"
-            f" {described_workers(config.num_workers, share)}\n{recipe(config)}\n"
+            f" {described_workers(needs.num_workers, share)}\n{described_recipe(recipe)}\n"
         )
 
     def __enter__(self) -> None:
@@ -124,24 +131,24 @@ def described_workers(workers: int, share: Share) -> str:
     return f"1 worker with {device}" if workers == 1 else f"{workers} workers with {device} each"
 
 
-def recipe(config: TrainConfig, without: Container[str] = ()) -> str:
+def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
     """The recipe in one line, without what is switched off and the fields in `without`."""
     parts = {
-        "lr": f"lr {config.lr:g}",
-        "schedule": config.schedule,
-        "momentum": f"momentum {config.momentum:g}",
-        "nesterov": "nesterov" if config.nesterov else "",
-        "batch_size": f"batch {config.batch_size}",
-        "epochs": f"{config.epochs} epochs",
+        "lr": f"lr {recipe.lr:g}",
+        "schedule": recipe.schedule,
+        "momentum": f"momentum {recipe.momentum:g}",
+        "nesterov": "nesterov" if recipe.nesterov else "",
+        "batch_size": f"batch {recipe.batch_size}",
+        "epochs": f"{recipe.epochs} epochs",
     }
     for name in ("weight_decay", "label_smoothing", "dropout", "rotation", "shift", "scale"):
-        value = getattr(config, name)
+        value = getattr(recipe, name)
         parts[name] = f"{name.replace('_', ' ')} {value:g}" if value else ""
-    parts["batch_norm"] = "" if config.batch_norm else "no batch norm"
-    parts["precision"] = "" if config.precision == "auto" else config.precision
-    parts["train_size"] = f"{config.train_size:,} images" if config.train_size else ""
-    augments = config.rotation or config.shift or config.scale
-    if augments and config.augment_until < 1:
-        parts["augment_until"] = f"augment until {config.augment_until:g}"
+    parts["batch_norm"] = "" if recipe.batch_norm else "no batch norm"
+    parts["precision"] = "" if recipe.precision == "auto" else recipe.precision
+    parts["train_size"] = f"{recipe.train_size:,} images" if recipe.train_size else ""
+    augments = recipe.rotation or recipe.shift or recipe.scale
+    if augments and recipe.augment_until < 1:
+        parts["augment_until"] = f"augment until {recipe.augment_until:g}"
     shown = [text for name, text in parts.items() if text and name not in without]
-    return ", ".join(["SGD", *shown, f"seed {config.seed}"])
+    return ", ".join(["SGD", *shown, f"seed {recipe.seed}"])

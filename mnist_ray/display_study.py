@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mnist_ray import command, results, storage, tables
 from mnist_ray.config import TRAIN_IMAGES
-from mnist_ray.display import console, described_workers, recipe
+from mnist_ray.display import console, described_recipe, described_workers
 from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
 from mnist_ray.resources import Share
@@ -43,7 +43,7 @@ class Study:
         trials = plan.outline()
         self.console.print(
             f"{sum(trials.values())} trials, {plan.concurrent} at a time, each on"
-            f" {described_workers(base.num_workers, share)}\n"
+            f" {described_workers(study.workers_per_trial, share)}\n"
             f"{study.search} search, {study.scheduler} scheduler, seed {base.seed}"
         )
         if study.time_budget:
@@ -69,7 +69,8 @@ class Study:
         for name, spec in space.items():
             self.console.print(f"  {name:<{width}} {spec}")
         self.console.print(
-            f"around {recipe(base, without=space)}\nchosen by {base.holdout:,} held-out images\n"
+            f"around {described_recipe(base, without=space)}\n"
+            f"chosen by {base.holdout:,} held-out images\n"
         )
 
     def __enter__(self) -> None:

@@ -14,8 +14,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnist_ray import data, model, recipe
-from mnist_ray.config import TrainConfig
+from mnist_ray import data, model
+from mnist_ray import recipe as defaults
+from mnist_ray.config import Recipe
 from mnist_ray.data import Part, Splits
 
 CHECK_EVERY = 50
@@ -35,14 +36,14 @@ class Score(NamedTuple):
 
 
 def fit(
-    config: TrainConfig,
+    recipe: Recipe,
     splits: Splits,
     *,
-    network: Callable[[TrainConfig], nn.Module] = model.build,
-    loss: Callable[[TrainConfig, Tensor, Tensor], Tensor] = recipe.loss,
-    optimizer: Callable[..., torch.optim.Optimizer] = recipe.optimizer,
-    schedule: Callable[[TrainConfig, int, int], float] = recipe.learning_rate,
-    augment: Callable[[TrainConfig, Tensor, torch.Generator], Tensor] = recipe.augment,
+    network: Callable[[Recipe], nn.Module] = model.build,
+    loss: Callable[[Recipe, Tensor, Tensor], Tensor] = defaults.loss,
+    optimizer: Callable[..., torch.optim.Optimizer] = defaults.optimizer,
+    schedule: Callable[[Recipe, int, int], float] = defaults.learning_rate,
+    augment: Callable[[Recipe, Tensor, torch.Generator], Tensor] = defaults.augment,
     device: torch.device | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -54,7 +55,7 @@ def fit(
     """Train, and after each epoch score and report. Returns the trained network.
 
     `network`, `loss`, `optimizer`, `schedule` and `augment` are what the recipe says, unless others
-    are handed in; `recipe` and `model` have their signatures and what each must return. A network
+    are handed in; recipe.py and model.py have their signatures and what each must return. A network
     takes float32 images (b, 1, 28, 28) and returns log-probabilities (b, 10).
 
     `on_epoch` gets the epoch's metrics and the state to resume from: pass that as `start`, and the
@@ -63,36 +64,36 @@ def fit(
     """
     # Set up: the same first weights on every worker.
     device = device or torch.device("cpu")
-    torch.manual_seed(data.derive_seed(config.seed))
-    net = network(config)
+    torch.manual_seed(data.derive_seed(recipe.seed))
+    net = network(recipe)
     if start:
         net.load_state_dict(start["model"])
     net = net.to(device)
     parallel = wrap(net)
-    opt = optimizer(config, net.parameters())
+    opt = optimizer(recipe, net.parameters())
     if start:
         opt.load_state_dict(start["optimizer"])
-    circumstances = computed_with(config, device, world_size)
+    circumstances = computed_with(recipe, device, world_size)
     arithmetic = circumstances["arithmetic"]
     torch.backends.cudnn.allow_tf32 = False  # on a GPU, or fp32 would not be what it says,
     torch.backends.cudnn.deterministic = True  # and a resumed run would end with other bits
     splits = splits.to(device)
     n = len(splits.train.indices)
-    steps = data.steps_per_epoch(n, config.batch_size, world_size)
-    total_steps = config.epochs * steps
+    steps = data.steps_per_epoch(n, recipe.batch_size, world_size)
+    total_steps = recipe.epochs * steps
 
-    for epoch in range(start["epoch"] + 1 if start else 1, config.epochs + 1):
+    for epoch in range(start["epoch"] + 1 if start else 1, recipe.epochs + 1):
         # Train. Randomness is a function of (seed, epoch, rank): nothing to save, or to restore.
         began = time.perf_counter()
-        torch.manual_seed(data.derive_seed(config.seed, epoch, rank, 0))
-        rng = data.generator(config.seed, epoch, rank, 1)
+        torch.manual_seed(data.derive_seed(recipe.seed, epoch, rank, 0))
+        rng = data.generator(recipe.seed, epoch, rank, 1)
         totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, count
         parallel.train()
         for step, (positions, global_size) in enumerate(
             data.batches(
                 n,
-                config.batch_size,
-                seed=config.seed,
+                recipe.batch_size,
+                seed=recipe.seed,
                 epoch=epoch,
                 rank=rank,
                 world_size=world_size,
@@ -101,14 +102,14 @@ def fit(
         ):
             now = (epoch - 1) * steps + step
             images, labels = splits.train.take(positions)
-            if now < config.augment_until * total_steps:
-                images = augment(config, images, rng)
+            if now < recipe.augment_until * total_steps:
+                images = augment(recipe, images, rng)
             # Weights and batch norm stay float32; autocast only computes with less.
             with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic == "bf16"):
                 log_probs = parallel(images)
-            summed = loss(config, log_probs, labels)
+            summed = loss(recipe, log_probs, labels)
             for group in opt.param_groups:
-                group["lr"] = schedule(config, now, total_steps)
+                group["lr"] = schedule(recipe, now, total_steps)
             opt.zero_grad(set_to_none=True)
             # The workers' gradients are averaged. Their shares of a batch may differ by an image,
             # so each loss is a sum, divided by what makes that average the batch's mean.
@@ -143,7 +144,7 @@ def fit(
             "score_seconds": score_seconds,
             "images_per_second": count / train_seconds,
             **circumstances,
-            "last": epoch == config.epochs or not finite,
+            "last": epoch == recipe.epochs or not finite,
         }
         on_epoch(
             metrics, {"model": net.state_dict(), "optimizer": opt.state_dict(), "epoch": epoch}
@@ -165,10 +166,10 @@ def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1
     return Score(loss_sum / count, right_sum / count, int(count))
 
 
-def computed_with(config: TrainConfig, device: torch.device, world_size: int = 1) -> Metrics:
-    """Return what decides the bits of a run in this process besides its config."""
+def computed_with(recipe: Recipe, device: torch.device, world_size: int = 1) -> Metrics:
+    """Return what decides the bits of a run in this process besides its recipe."""
     return {
-        "arithmetic": resolve_precision(config.precision, device),
+        "arithmetic": resolve_precision(recipe.precision, device),
         "device": device.type,
         "threads": torch.get_num_threads(),
         "workers": world_size,

@@ -48,9 +48,9 @@ def main(argv: Sequence[str]) -> None:
     if args.on == "test":
         part = data.test_part(mnist)
     else:
-        if not saved.config.holdout:
+        if not saved.recipe.holdout:
             raise errors.UserError(f"checkpoint {args.checkpoint} held out no images (holdout 0).")
-        part = data.split(mnist, saved.config.holdout, saved.config.train_size).score
+        part = data.split(mnist, saved.recipe.holdout, saved.recipe.train_size).score
     _print(
         scoring.report(scoring.load_model(saved), part), args.on, saved.state["epoch"], args.worst
     )

@@ -8,7 +8,7 @@ import re
 import reprlib
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -21,6 +21,9 @@ class Config(BaseModel):
     """Base of the config classes: frozen, no unknown fields, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    groups: ClassVar[Mapping[str, str]] = {}
+    """Titles of the groups in which `--help` shows the flags, by the field that begins each."""
 
     def replace(self, **changes: Any) -> Self:
         """A validated copy with `changes` applied; raises UserError."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mnist_ray import command, runs, search, storage
-from mnist_ray.config import RESOURCES, RunConfig, Seconds, TrainConfig
+from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, Seconds, check_batch
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, build, read_yaml, shown
 
-RESUME_MAY_CHANGE = ("time_budget", "track", "max_concurrent", *RESOURCES)
+RESUME_MAY_CHANGE = ("time_budget", "track", "max_concurrent", *PerWorker.model_fields)
 """Settings that a resumed run need not have begun with, besides the fields of RunConfig: they
 decide nothing that is learned."""
 
@@ -30,24 +30,25 @@ def parse(
     *classes: type[Config],
     description: str,
     defaults: Mapping[str, Any] | None = None,
-    hide: Sequence[str] = (),
 ) -> list[Any]:
     """One validated config of each class from the flags of the command `kind`; the last is a
     RunConfig.
 
-    A flag wins over the recipe file, the file over `defaults`, those over the fields' own. Fields
-    in `hide` can be set by neither. A resumed run keeps the settings that it began with, of which
-    those that decide what is learned cannot change. Raises UserError; argparse exits with 2 on an
-    unknown flag.
+    A flag wins over the recipe file, the file over `defaults`, those over the fields' own. A
+    resumed run keeps the settings that it began with, of which those that decide what is learned
+    cannot change. Raises UserError; argparse exits with 2 on an unknown flag.
     """
     defaults = defaults or {}
-    owners = {name: cls for cls in classes for name in cls.model_fields if name not in hide}
+    owners = {name: cls for cls in classes for name in cls.model_fields}
     parser = argparse.ArgumentParser(
         prog=command.typed(kind), description=description, allow_abbrev=False
     )
     parser.add_argument("--config", metavar="FILE|URI", help="YAML file of these fields.")
+    group: argparse._ActionsContainer = parser
     for name, cls in owners.items():
-        _add_flag(parser, name, cls.model_fields[name], defaults)
+        if name in cls.groups:
+            group = parser.add_argument_group(cls.groups[name])
+        _add_flag(group, name, cls.model_fields[name], defaults)
     flags = vars(parser.parse_args(argv))
     recipe = flags.pop("config")
     texts = [name for name, cls in owners.items() if _is_text(cls.model_fields[name])]
@@ -61,7 +62,10 @@ def parse(
         )
 
     def configs(values: Mapping[str, Any]) -> list[Any]:
-        return [build(cls, _of(cls, values)) for cls in classes]
+        built: dict[type, Any] = {cls: build(cls, _of(cls, values)) for cls in classes}
+        if Recipe in built and Resources in built:
+            check_batch(built[Recipe], built[Resources])
+        return list(built.values())
 
     (run,) = (build(cls, _of(cls, given)) for cls in classes if cls is RunConfig)
     if not run.resume:
@@ -78,7 +82,7 @@ def parse(
     asked = configs({**began, **both, **given})
     for old, new in zip(configs({**began, **_of(RunConfig, given)}), asked, strict=True):
         may_change: tuple[str, ...] = RESUME_MAY_CHANGE
-        if isinstance(old, TrainConfig) and _within(old, new):
+        if isinstance(old, Resources) and _within(old, new):
             may_change = (*may_change, "num_workers", "min_workers")
         for name in type(new).model_fields:
             was, value = getattr(old, name), getattr(new, name)
@@ -90,7 +94,7 @@ def parse(
     return asked
 
 
-def _within(old: TrainConfig, new: TrainConfig) -> bool:
+def _within(old: Resources, new: Resources) -> bool:
     """Whether `new` asks for a number of workers that `old` could have gone on with too."""
     least = new.min_workers or new.num_workers
     return (old.min_workers or old.num_workers) <= least and new.num_workers <= old.num_workers
@@ -101,7 +105,7 @@ def _of(cls: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add_flag(
-    parser: argparse.ArgumentParser, name: str, field: Any, defaults: Mapping[str, Any]
+    group: argparse._ActionsContainer, name: str, field: Any, defaults: Mapping[str, Any]
 ) -> None:
     default = defaults.get(name, field.default)
     shown = (
@@ -124,19 +128,19 @@ def _add_flag(
     flag = extra.get("flag", f"--{name.replace('_', '-')}")
     kinds = _kinds(field)
     if bool in kinds:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
     elif typing.get_origin(field.annotation) is dict:
-        parser.add_argument(flag, action="append", metavar="NAME=SPACE", help=text)
+        group.add_argument(flag, action="append", metavar="NAME=SPACE", help=text)
     elif typing.get_origin(field.annotation) is list:
-        parser.add_argument(flag, dest=name, action="append", metavar=extra["metavar"], help=text)
+        group.add_argument(flag, dest=name, action="append", metavar=extra["metavar"], help=text)
     elif typing.get_origin(field.annotation) is typing.Literal or name in ENTRIES:
         choices = "|".join(ENTRIES.get(name) or typing.get_args(field.annotation))
-        parser.add_argument(flag, metavar=choices, help=text)
+        group.add_argument(flag, metavar=choices, help=text)
     else:
         kind = {int: "N", float: "X", Path: "DIR", Seconds: "TIME"}.get(kinds[0], "NAME")
         kind = "DIR|URI" if name == "storage" else kind
         # Values stay text here: the config class turns them into numbers and checks them.
-        parser.add_argument(flag, metavar=kind, help=text)
+        group.add_argument(flag, metavar=kind, help=text)
 
 
 def _kinds(field: Any) -> tuple[Any, ...]:

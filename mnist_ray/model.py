@@ -1,4 +1,4 @@
-"""The network: 13,808 parameters, no biases, built from a config."""
+"""The network: 13,808 parameters, no biases, built from a recipe."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_ray import kernels
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 
 
 class ReluNormDropout(nn.Module):
@@ -32,7 +32,7 @@ class ReluNormDropout(nn.Module):
         return F.dropout(x, self.p, self.training)
 
 
-def build(config: TrainConfig) -> nn.Sequential:
+def build(recipe: Recipe) -> nn.Sequential:
     """The network, (b, 1, 28, 28) float32 to log-probabilities (b, 10), initialised from the
     process's random state. 13,808 parameters, or 13,584 without batch norm.
     """
@@ -40,7 +40,7 @@ def build(config: TrainConfig) -> nn.Sequential:
     def block(in_channels: int, out_channels: int, padding: int = 0) -> list[nn.Module]:
         return [
             nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=False),
-            ReluNormDropout(out_channels, config.batch_norm, config.dropout),
+            ReluNormDropout(out_channels, recipe.batch_norm, recipe.dropout),
         ]
 
     model = nn.Sequential(

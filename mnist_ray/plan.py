@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from mnist_ray import verdict
-from mnist_ray.config import TrainConfig, TuneConfig
+from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.search import Sampler, lag, policy
 from mnist_ray.verdict import Phase, Row
@@ -45,11 +45,11 @@ class Plan:
     def __init__(
         self,
         study: TuneConfig,
-        base: TrainConfig,
+        base: Recipe,
         sampler: Sampler,
         concurrent: int = 1,
         recorded: Iterable[Row] = (),
-        begun: Mapping[int, TrainConfig] | None = None,
+        begun: Mapping[int, Recipe] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.base, self.concurrent, self.clock = study, base, concurrent, clock

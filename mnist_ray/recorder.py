@@ -14,7 +14,7 @@ from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS, DONE, EXPERIMENT_TAG, SHOULD_CHECKPOINT
 
 from mnist_ray import display_study, errors, resources, resume, runs, storage, tables
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 from mnist_ray.schedulers import Search
 from mnist_ray.storage import Place
 from mnist_ray.verdict import Phase, Status
@@ -42,8 +42,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def __init__(
         self,
         folder: Place,
-        base: TrainConfig,
-        split_hash: Callable[[TrainConfig], str],
+        base: Recipe,
+        split_hash: Callable[[Recipe], str],
         show: display_study.Study,
         searcher: Search,
         max_failures: int,
@@ -88,7 +88,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def _may_wait(self, trial: Trial) -> bool:
         """Whether the trial may be waiting for resources, as far as its status says."""
         if trial.status == Trial.RUNNING:
-            return self.plan.base.num_workers > 1
+            return self.plan.study.workers_per_trial > 1
         return bool(trial.status == Trial.PENDING)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:

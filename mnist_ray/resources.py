@@ -11,6 +11,7 @@ import ray
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mnist_ray.config import Resources
 from mnist_ray.errors import UserError
 from mnist_ray.storage import Place
 
@@ -29,23 +30,20 @@ class Share(NamedTuple):
         return "cuda" if self.gpus else "cpu"
 
 
-def share(
-    workers: int, cores: int | None, use_gpu: bool | None, at_least: int | None = None
-) -> Share:
-    """What each of `workers` gets: `cores`, or by default as many as all of them can have, and a
-    GPU if wanted or, by default, if there are enough. Where `at_least` as many will do, it is what
-    that many can have. Raises UserError where they do not fit.
+def share(needs: Resources) -> Share:
+    """What each worker gets: its `cpus_per_worker`, or by default as many cores as all workers can
+    have, and a GPU if wanted or, by default, if there are enough. Where `min_workers` will do, it
+    is what that many can have. Raises UserError where they do not fit.
     """
     cpus, gpus = per_node("CPU"), per_node("GPU")
-    needed = at_least or workers
-    if use_gpu is None:
-        use_gpu = needed <= sum(gpus)
+    cores, needed = needs.cpus_per_worker, needs.min_workers or needs.num_workers
+    use_gpu = needed <= sum(gpus) if needs.use_gpu is None else needs.use_gpu
     if use_gpu and needed > sum(gpus):
         raise UserError(
             f"use_gpu is on, but {needed} workers need {needed} GPUs and there are {sum(gpus)};"
             " use fewer workers or --no-use-gpu."
         )
-    for count in range(workers, needed - 1, -1):
+    for count in range(needs.num_workers, needed - 1, -1):
         for each in [cores] if cores else range(max(cpus), 0, -1):
             if room(Share(each, int(use_gpu))) >= count:
                 return Share(each, int(use_gpu))

@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mnist_ray import checkpoint, runs, storage, tables
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 from mnist_ray.storage import Place
 
 
@@ -22,7 +22,7 @@ def ended(study: Place) -> tuple[list[tables.Row], tables.Epochs]:
 
 
 COMPUTED_WITH = ("workers", "device", "threads", "arithmetic")
-"""What decides the bits of a run besides its config, as `engine.computed_with` names it."""
+"""What decides the bits of a run besides its recipe, as `engine.computed_with` names it."""
 
 
 def other_bits(recorded: Iterable[Mapping[str, Any]], now: Mapping[str, Any]) -> str | None:
@@ -53,9 +53,9 @@ def _said(name: str, value: Any) -> str:
 
 
 class Begun(NamedTuple):
-    """A trial that saved a checkpoint and did not end: its config, and its epochs so far."""
+    """A trial that saved a checkpoint and did not end: its recipe, and its epochs so far."""
 
-    config: TrainConfig
+    recipe: Recipe
     epochs: list[tables.Row]
 
 
@@ -76,4 +76,4 @@ def trial(study: Place, number: int) -> Begun | None:
     places = {each.state["epoch"]: storage.relative(path, study) for path, each in saved.items()}
     rows = [tables.epoch_row(study.name, number, metrics) for metrics in newest.epochs]
     epochs = [{**row, "checkpoint": places.get(row["epoch"])} for row in rows]
-    return Begun(newest.config, epochs)
+    return Begun(newest.recipe, epochs)

@@ -23,13 +23,13 @@ class Report(NamedTuple):
 
 def load_model(saved: checkpoint.Checkpoint) -> nn.Sequential:
     """The trained network of a checkpoint, in eval mode; raises UserError if the weights are not
-    those of the network that its config builds."""
-    network = model.build(saved.config)
+    those of the network that its recipe builds."""
+    network = model.build(saved.recipe)
     try:
         network.load_state_dict(saved.state["model"])
     except (RuntimeError, TypeError, AttributeError) as error:
         raise errors.UserError(
-            f"checkpoint holds other weights than its config asks for: {str(error)[:200]}"
+            f"checkpoint holds other weights than its recipe asks for: {str(error)[:200]}"
         ) from None
     return network.eval()
 

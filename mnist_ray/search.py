@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from mnist_ray.config import TrainConfig, TuneConfig
+from mnist_ray.config import Recipe, Resources, TuneConfig, check_batch
 from mnist_ray.errors import UserError
 from mnist_ray.fields import UNREADABLE, field_value, parse_yaml, shown
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` 
 LAG = 4
 """Trials that a sampler that learns looks past, unless more are to run at a time."""
 
-FIXED = ("holdout", "num_workers", "min_workers", "cpus_per_worker", "use_gpu")
-"""Fields that no study can vary: trials are compared on the same held-out images, and their
-resources are planned before the first one starts."""
+FIXED = ("holdout",)
+"""Fields that no study can vary: trials are compared on the same held-out images."""
 
 
 DEFAULT_SPACE = {
@@ -83,21 +82,21 @@ class Dimension(NamedTuple):
         return Dimension(self.kind, (min(low, value), max(high, value)))
 
 
-def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
-    """Read and check a search space: each value is one that its field can have, though perhaps not
-    together with every value of the others.
+def parse(space: dict[str, str], base: Recipe, workers: int = 1) -> dict[str, Dimension]:
+    """Read and check a search space for trials with that many workers: each value is one that its
+    field can have, though perhaps not together with every value of the others.
 
     Raises UserError for an unknown field, a spec that is none, bounds outside the field's, a choice
     with equal values, and a space without any valid configuration.
     """
     dimensions = {}
     for name, text in space.items():
-        if name not in TrainConfig.model_fields or name in FIXED:
-            known = [field for field in TrainConfig.model_fields if field not in FIXED]
+        if name not in Recipe.model_fields or name in FIXED:
+            known = [field for field in Recipe.model_fields if field not in FIXED]
             raise UserError(f"space has {shown(name)}, but can only have {', '.join(known)}.")
         dimension = read_dimension(name, text)
         wrong = f"space has {shown(name)}={shown(text)}"
-        annotation = TrainConfig.model_fields[name].annotation
+        annotation = Recipe.model_fields[name].annotation
         needed = {"uniform": float, "loguniform": float, "randint": int}.get(dimension.kind)
         types = typing.get_args(annotation) or (annotation,)
         if needed and needed not in types:
@@ -105,10 +104,10 @@ def parse(space: dict[str, str], base: TrainConfig) -> dict[str, Dimension]:
             kinds = "randint or choice" if int in types else kinds
             raise UserError(f"{wrong}, but {name} takes {kinds}.")
         try:
-            checked = tuple(field_value(TrainConfig, name, each) for each in dimension.values)
+            checked = tuple(field_value(Recipe, name, each) for each in dimension.values)
             if len(space) == 1:  # with nothing else to vary, each must go with the base recipe
                 for value in checked:
-                    base.replace(**{name: value})
+                    _valid(base, {name: value}, workers)
         except UserError as error:
             raise UserError(f"{wrong}: {error}") from None
         if dimension.kind == "choice":
@@ -165,7 +164,7 @@ ATTEMPTS = 10_000
 """How often a sampler may propose what is invalid or not new before it is given up."""
 
 
-def identity(config: TrainConfig) -> Hashable:
+def identity(config: Recipe) -> Hashable:
     """A value that is equal for two configurations that would train to the same weights."""
     values = config.model_dump()
     values["train_size"] = config.images
@@ -174,22 +173,30 @@ def identity(config: TrainConfig) -> Hashable:
     return tuple(values.items())
 
 
-def read_try(text: str, base: TrainConfig) -> dict[str, Any]:
+def _valid(base: Recipe, values: Mapping[str, Any], workers: int) -> Recipe:
+    """Return the recipe of a trial with `values`; raises UserError where these do not go together,
+    or that many workers cannot train with them."""
+    recipe = base.replace(**values)
+    check_batch(recipe, Resources(num_workers=workers))
+    return recipe
+
+
+def read_try(text: str, base: Recipe, workers: int = 1) -> dict[str, Any]:
     """Read a configuration to try, like `lr=0.1 momentum=0.9`; what it does not name stays as in
-    `base`. Raises UserError where it is none or not valid."""
+    `base`. Raises UserError where it is none, or not valid for trials with that many workers."""
     values: dict[str, Any] = {}
     for word in text.replace(",", " ").split():
         name, equals, value = word.partition("=")
         name = name.replace("-", "_")
         if not equals or not value:
             raise UserError(f"try has {shown(word)}, but must be like 'lr=0.1 momentum=0.9'.")
-        if name not in TrainConfig.model_fields or name in FIXED:
-            known = [field for field in TrainConfig.model_fields if field not in FIXED]
+        if name not in Recipe.model_fields or name in FIXED:
+            known = [field for field in Recipe.model_fields if field not in FIXED]
             raise UserError(f"try has {shown(name)}, but can only have {', '.join(known)}.")
         if name in values:
             raise UserError(f"try has {name} twice: {shown(text)}; leave one out.")
         try:
-            values[name] = field_value(TrainConfig, name, parse_yaml(value))
+            values[name] = field_value(Recipe, name, parse_yaml(value))
         except UNREADABLE:
             raise UserError(f"try has {shown(word)}, whose value cannot be read.") from None
         except UserError as error:
@@ -197,7 +204,7 @@ def read_try(text: str, base: TrainConfig) -> dict[str, Any]:
     if not values:
         raise UserError("try is empty, but must be like 'lr=0.1 momentum=0.9'.")
     try:
-        base.replace(**values)
+        _valid(base, values, workers)
     except UserError as error:
         raise UserError(f"try has {shown(text)}: {error}") from None
     return values
@@ -272,7 +279,7 @@ def _entry(field: str, name: str, entries: Mapping[str, E]) -> E:
     return entries[name]
 
 
-def check(study: TuneConfig, dimensions: dict[str, Dimension], base: TrainConfig) -> None:
+def check(study: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) -> None:
     """Raises UserError where the settings of a study contradict each other or its space."""
 
     def refuse(name: str, why: str) -> None:
@@ -289,7 +296,9 @@ def check(study: TuneConfig, dimensions: dict[str, Dimension], base: TrainConfig
         refuse("keep", f"the scheduler {study.scheduler} screens nothing; leave it out")
     if study.keep and study.keep < (study.confirm or 0):
         refuse("confirm", f"keep is {study.keep}; raise keep, or confirm fewer")
-    varied = {*dimensions}.union(*(read_try(text, base) for text in study.tries))
+    varied = {*dimensions}.union(
+        *(read_try(text, base, study.workers_per_trial) for text in study.tries)
+    )
     if "seed" in varied and study.confirm != 0:
         refuse("seed", "a confirmation has seeds of its own; use --confirm 0")
     if "epochs" in varied and screens:
@@ -323,10 +332,8 @@ class Sampler:
     asked.
     """
 
-    def __init__(
-        self, study: TuneConfig, dimensions: dict[str, Dimension], base: TrainConfig
-    ) -> None:
-        self.base, self.dimensions = base, dimensions
+    def __init__(self, study: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) -> None:
+        self.base, self.dimensions, self.workers = base, dimensions, study.workers_per_trial
         self.distributions = {name: dim.distribution() for name, dim in dimensions.items()}
         self.remarks: list[str] = []
         """What to say of the space before the study begins."""
@@ -380,7 +387,7 @@ class Sampler:
         """The base recipe's values in the space, and those that the user wants tried."""
         first = []
         wanted = [("base", dict[str, Any]())] if study.base else []
-        wanted += [("try", read_try(text, self.base)) for text in study.tries]
+        wanted += [("try", read_try(text, self.base, self.workers)) for text in study.tries]
         for origin, named in wanted:
             values = {name: getattr(self.base, name) for name in self.dimensions} | named
             if self._is_new(values):
@@ -430,7 +437,7 @@ class Sampler:
         return new if len(finite) == len(self.dimensions) else None
 
     def _identity(self, values: dict[str, Any]) -> Hashable:
-        return identity(self.base.replace(**values))
+        return identity(_valid(self.base, values, self.workers))
 
     def _is_new(self, values: dict[str, Any]) -> bool:
         """Whether the values make a valid configuration that was not given yet; then it counts as
@@ -494,10 +501,10 @@ def space_of(study: TuneConfig) -> dict[str, str]:
     return study.space or (DEFAULT_SPACE if method(study).make else DEFAULT_GRID)
 
 
-def sampler(study: TuneConfig, base: TrainConfig) -> Sampler:
+def sampler(study: TuneConfig, base: Recipe) -> Sampler:
     """The sampler of a study around the recipe `base`; raises UserError where the study's settings
     contradict each other, its space or the recipe."""
-    dimensions = parse(space_of(study), base)
+    dimensions = parse(space_of(study), base, study.workers_per_trial)
     check(study, dimensions, base)
     return Sampler(study, dimensions, base)
 

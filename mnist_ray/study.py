@@ -29,7 +29,7 @@ from mnist_ray import (
     tracking,
     trial,
 )
-from mnist_ray.config import RunConfig, TrainConfig, TuneConfig
+from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, TuneConfig, check_batch
 from mnist_ray.data import Mnist
 from mnist_ray.errors import RunFailed, UserError
 from mnist_ray.plan import Plan
@@ -38,21 +38,26 @@ from mnist_ray.verdict import Phase
 
 
 def study(
-    base: TrainConfig, study: TuneConfig, run: RunConfig, show: display_study.Study
+    base: Recipe,
+    study: TuneConfig,
+    per_worker: PerWorker,
+    run: RunConfig,
+    show: display_study.Study,
 ) -> tables.Row:
     """Run a study or go on with one, write its tables, and score its winner on the test set.
     Returns the winner's row of the trials table.
 
     Raises UserError for what cannot be run, RunFailed if no trial has a result.
     """
-    base = base.replace(num_workers=study.workers_per_trial)
+    needs = Resources(num_workers=study.workers_per_trial, **per_worker.model_dump())
+    check_batch(base, needs)
     study = study.replace(space=search.space_of(study))
     if not base.holdout:
         raise UserError(
             "holdout is 0, but a study chooses by held-out images and must not see the test set;"
             " use at least 1, such as 10000."
         )
-    settings = {**base.model_dump(exclude={"num_workers", "min_workers"}), **study.model_dump()}
+    settings = {**base.model_dump(), **per_worker.model_dump(), **study.model_dump()}
     recorded = runs.settings(run, "tune") if run.resume else settings
     # With which the plan is made: tpe looks past as many trials as could run at a time then.
     began = study.replace(max_concurrent=recorded["max_concurrent"])
@@ -69,7 +74,7 @@ def study(
     with cluster.connected(
         dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.say
     ):
-        share = resources.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
+        share = resources.share(needs.replace(cpus_per_worker=needs.cpus_per_worker or 1))
         lower = run.resume and study == began
         concurrent = _concurrency(study, share, show.say if lower else None)
         resources.check_shared(folder.parent)
@@ -78,7 +83,7 @@ def study(
             rows, epochs = resume.ended(folder)
             begun = resume.begun(folder, epochs)
             epochs |= {number: each.epochs for number, each in begun.items()}
-            configs = {number: each.config for number, each in begun.items()}
+            configs = {number: each.recipe for number, each in begun.items()}
             plan = Plan(began, base, sampler, concurrent, rows, configs)
             searcher = schedulers.Search(plan, folder, plan.replay())
             show.begin(plan, share)
@@ -91,7 +96,7 @@ def study(
                     show.say(f"{words}\n")
             try:
                 with errors.storage_told(folder):
-                    recorder = _search(searcher, epochs, mnist, share, run, trackers, show)
+                    recorder = _search(searcher, needs, epochs, mnist, share, run, trackers, show)
                     return _finish(recorder, mnist, show)
             except (RunFailed, KeyboardInterrupt):
                 show.stopped(folder, runs.resume_flags(folder, run, settings, recorded))
@@ -100,6 +105,7 @@ def study(
 
 def _search(
     searcher: schedulers.Search,
+    needs: Resources,
     epochs: tables.Epochs,
     mnist: Mnist,
     share: resources.Share,
@@ -123,9 +129,11 @@ def _search(
         device=share.device,
         started=min((row["started"] for row in plan.rows.values()), default=_now()),
         **tables.provenance(),
+        **needs.model_dump(),
     )
     shared = trial.Shared(
         plan.base,
+        needs,
         ray.put(mnist),
         share,
         folder,
@@ -187,10 +195,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _computes_with(
-    base: TrainConfig, dimensions: Container[str], share: resources.Share
-) -> tables.Row:
-    """Return what decides the bits of all trials besides their configs, as far as it is known."""
+def _computes_with(base: Recipe, dimensions: Container[str], share: resources.Share) -> tables.Row:
+    """Return what decides the bits of all trials besides their recipes, as far as it is known."""
     known = {"threads": share.cpus, "device": share.device}
     if share.gpus or len(resources.per_node("CPU")) > 1 or "precision" in dimensions:
         return known
@@ -223,8 +229,8 @@ def _recipe(plan: Plan, best: tables.Row) -> str:
     sampled always belongs to the recipe, its number of images or its seed too."""
     sampled = plan.trials[best["trial"]].sampled
     values = {**plan.base.model_dump(), **sampled}
-    for name in {*search.FIXED, "seed", "train_size"} - set(sampled):
-        del values[name]
+    of_study = {*search.FIXED, "seed", "train_size"} - set(sampled)
+    values = {name: value for name, value in values.items() if name not in of_study}
     found = (
         f"# Trial {best['trial']} of {best['run']}: {best['best_accuracy']:.2%} of the held-out"
         f" images, trained on {plan.images_of(best['trial']):,}.\n"

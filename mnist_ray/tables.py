@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from mnist_ray import errors, storage
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe, Resources
 from mnist_ray.storage import Place
 from mnist_ray.verdict import Phase, Status
 
@@ -117,7 +117,7 @@ TRIAL_COLUMNS = {
     "started": Column(TIME, "UTC time at which the run began; whole seconds in the CSV"),
     "ended": Column(TIME, "UTC time at which the trial ended; whole seconds in the CSV"),
 }
-"""The columns of the trials table that are not fields of the trial's TrainConfig."""
+"""The columns of the trials table that are not fields of the trial's recipe or resources."""
 
 EPOCH_COLUMNS = {
     "run": Column(TEXT, "name of the study or training run"),
@@ -193,7 +193,7 @@ def _python_types(annotation: Any) -> set[Any]:
 
 
 COLUMNS: dict[str, dict[str, Column]] = {
-    TRIALS: {**TRIAL_COLUMNS, **config_columns(TrainConfig)},
+    TRIALS: {**TRIAL_COLUMNS, **config_columns(Recipe), **config_columns(Resources)},
     EPOCHS: EPOCH_COLUMNS,
     PREDICTIONS: PREDICTION_COLUMNS,
 }
@@ -217,7 +217,8 @@ def epoch_row(run: str, trial: int, metrics: Row) -> Row:
 
 
 def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
-    """A row of the trials table, from a trial's config and its rows of the epochs table.
+    """A row of the trials table, from the fields of a trial's recipe and resources, and its rows
+    of the epochs table.
 
     `known` fills what these do not say, and wins over what they do.
     """

@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 
 from mnist_ray import errors, flags
-from mnist_ray.config import RunConfig, TrainConfig
+from mnist_ray.config import Recipe, Resources, RunConfig
 from mnist_ray.errors import RunFailed
 from mnist_ray.verdict import Status
 
 
 def main(argv: Sequence[str]) -> None:
-    config, run = flags.parse(
+    recipe, needs, run = flags.parse(
         argv,
         "train",
-        TrainConfig,
+        Recipe,
+        Resources,
         RunConfig,
         description="Train the network once. Without flags: the reference recipe.",
     )
     from mnist_ray import display, trainer  # after the flags: torch and Ray take seconds
 
-    row = trainer.train(config, run, display.Training())
+    row = trainer.train(recipe, needs, run, display.Training())
     if row["status"] == Status.DIVERGED:
         raise RunFailed(
             f"the loss was not finite after epoch {row['epochs_trained']}; lower the learning rate."

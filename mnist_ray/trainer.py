@@ -29,22 +29,25 @@ from mnist_ray import (
     tables,
     workers,
 )
-from mnist_ray.config import RunConfig, TrainConfig
+from mnist_ray.config import Recipe, Resources, RunConfig, check_batch
 from mnist_ray.errors import RunFailed
 from mnist_ray.storage import Place
 from mnist_ray.verdict import Status
 
 
-def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[str, Any]:
+def train(
+    recipe: Recipe, needs: Resources, run: RunConfig, show: display.Training
+) -> dict[str, Any]:
     """Train through Ray Train and write the results tables. Returns the row of the trials table.
 
     Raises UserError where the workers do not fit, RunFailed where training stops with an error.
     """
+    check_batch(recipe, needs)
     folder = runs.folder(run, "train")
-    settings = config.model_dump()
+    settings = {**recipe.model_dump(), **needs.model_dump()}
     recorded = runs.settings(run, "train") if run.resume else settings
     mnist = data.load(run.data_dir)
-    splits = data.split(mnist, config.holdout, config.train_size)
+    splits = data.split(mnist, recipe.holdout, recipe.train_size)
     known: tables.Row = {
         **{"trial": 0, "split_hash": splits.hash},
         **{"started": _started(folder), **tables.provenance()},
@@ -73,28 +76,27 @@ def train(config: TrainConfig, run: RunConfig, show: display.Training) -> dict[s
         write(status=Status.RUNNING)
 
     def on_wait() -> None:
-        show.wait(resources.why_waiting(share, config.min_workers or config.num_workers))
+        show.wait(resources.why_waiting(share, needs.min_workers or needs.num_workers))
 
     def write(**more: Any) -> tables.Row:
         now = {"total_seconds": time.monotonic() - clock, "ended": datetime.now(UTC)}
-        row = tables.trial_row(config.model_dump(), epochs, **{**known, **now, **more})
+        row = tables.trial_row(settings, epochs, **{**known, **now, **more})
         tables.write(folder, [row], epochs)
         return row
 
     with cluster.connected(dashboard=False, verbose=run.verbose, say=show.say):
-        share = resources.share(
-            config.num_workers, config.cpus_per_worker, config.use_gpu, config.min_workers
-        )
+        share = resources.share(needs)
         resources.check_shared(folder.parent)
         claimed = runs.claimed(folder, "train", settings, run.resume, not run.name)
         with claimed as folder:
             known |= {"run": folder.name, "device": share.device}
-            show.begin(config, share, model.layers(model.build(config)), splits)
+            show.begin(recipe, needs, share, model.layers(model.build(recipe)), splits)
             # Beside this process, because another node may be lost.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
             queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
             job = workers.trainer(
-                config,
+                recipe,
+                needs,
                 ray.put(mnist),
                 share,
                 queue=queue,

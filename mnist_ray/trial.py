@@ -16,7 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from mnist_ray import checkpoint, data, engine, process, resources, runs, workers
 from mnist_ray.checkpoint import Checkpoint
-from mnist_ray.config import RESOURCES, TrainConfig
+from mnist_ray.config import Recipe, Resources
 from mnist_ray.errors import UserError
 from mnist_ray.storage import Place
 
@@ -28,7 +28,8 @@ ask for that much less than the cores they compute on, so that w workers of c co
 class Shared(NamedTuple):
     """What all trials of a study get; `folder` is the study's."""
 
-    base: TrainConfig
+    base: Recipe
+    needs: Resources
     mnist: ray.ObjectRef
     share: resources.Share
     folder: Place
@@ -36,11 +37,11 @@ class Shared(NamedTuple):
 
 def trial(sampled: dict[str, Any], shared: Shared) -> None:
     """Train one configuration in this process."""
-    config = _config(sampled, shared)
+    recipe = _recipe(sampled, shared)
     process.prepare(shared.share.cpus)
-    splits = data.split(ray.get(shared.mnist), config.holdout, config.train_size)
+    splits = data.split(ray.get(shared.mnist), recipe.holdout, recipe.train_size)
     epochs, start = [], None
-    if saved := _saved(config, runs.trial_folders(shared.folder, sampled["trial"])):
+    if saved := _saved(recipe, runs.trial_folders(shared.folder, sampled["trial"])):
         epochs, start = saved.epochs, saved.state
         if epochs[-1]["last"]:
             return
@@ -48,17 +49,18 @@ def trial(sampled: dict[str, Any], shared: Shared) -> None:
     def on_epoch(metrics: engine.Metrics, state: engine.State) -> None:
         epochs.append(metrics)
         with TemporaryDirectory() as folder:
-            checkpoint.save(Path(folder), Checkpoint(state, config, epochs, splits.hash))
+            checkpoint.save(Path(folder), Checkpoint(state, recipe, epochs, splits.hash))
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
     device = torch.device("cuda" if shared.share.gpus else "cpu")
-    engine.fit(config, splits, device=device, on_epoch=on_epoch, start=start)
+    engine.fit(recipe, splits, device=device, on_epoch=on_epoch, start=start)
 
 
 def launching_trial(sampled: dict[str, Any], shared: Shared) -> None:
     """Train one configuration on workers of its own."""
     workers.trainer(
-        _config(sampled, shared),
+        _recipe(sampled, shared),
+        shared.needs,
         shared.mnist,
         shared.share,
         cpus_per_worker=shared.share.cpus - SPARED_CPUS,
@@ -70,12 +72,12 @@ def launching_trial(sampled: dict[str, Any], shared: Shared) -> None:
     ).fit()
 
 
-def _config(sampled: dict[str, Any], shared: Shared) -> TrainConfig:
-    fields = {key: value for key, value in sampled.items() if key in TrainConfig.model_fields}
+def _recipe(sampled: dict[str, Any], shared: Shared) -> Recipe:
+    fields = {key: value for key, value in sampled.items() if key in Recipe.model_fields}
     return shared.base.replace(**fields)
 
 
-def _saved(config: TrainConfig, folders: list[Place]) -> Checkpoint | None:
+def _saved(recipe: Recipe, folders: list[Place]) -> Checkpoint | None:
     """What the trial is to go on from, if it is not to begin."""
     if mine := tune.get_checkpoint():  # which failed
         with contextlib.suppress(UserError), mine.as_directory() as folder:
@@ -83,8 +85,4 @@ def _saved(config: TrainConfig, folders: list[Place]) -> Checkpoint | None:
     # Or what the trial saved before the study was interrupted, of which Tune does not know.
     saved = checkpoint.whole(path for folder in folders for path in runs.checkpoints(folder))
     last = next(reversed(saved.values()), None)
-    return last if last and _learns(last.config) == _learns(config) else None
-
-
-def _learns(config: TrainConfig) -> dict[str, Any]:
-    return config.model_dump(exclude=set(RESOURCES))
+    return last if last and last.recipe == recipe else None

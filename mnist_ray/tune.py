@@ -3,26 +3,26 @@
 from collections.abc import Sequence
 
 from mnist_ray import errors, flags
-from mnist_ray.config import STUDY_RECIPE, RunConfig, TrainConfig, TuneConfig
+from mnist_ray.config import STUDY_RECIPE, PerWorker, Recipe, RunConfig, TuneConfig
 
 
 def main(argv: Sequence[str]) -> None:
-    base, settings, run = flags.parse(
+    base, settings, per_worker, run = flags.parse(
         argv,
         "tune",
-        TrainConfig,
+        Recipe,
         TuneConfig,
+        PerWorker,
         RunConfig,
         description="Search hyperparameters. Without flags: dropout, lr and momentum.",
         defaults=STUDY_RECIPE,
-        hide=["num_workers", "min_workers"],
     )
     from mnist_ray import (  # after the flags: torch and Ray take seconds to import
         display_study,
         study,
     )
 
-    study.study(base, settings, run, display_study.Study())
+    study.study(base, settings, per_worker, run, display_study.Study())
 
 
 if __name__ == "__main__":

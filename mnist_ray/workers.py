@@ -18,7 +18,7 @@ from ray.util.queue import Queue
 
 from mnist_ray import checkpoint, data, engine, process, resources, runs
 from mnist_ray.checkpoint import Checkpoint
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe, Resources
 from mnist_ray.storage import Place
 
 REPORT_EVERY = 0.5
@@ -26,20 +26,20 @@ REPORT_EVERY = 0.5
 
 
 def worker(job: dict[str, Any]) -> None:
-    """What each of Ray Train's workers runs. `job` has the config, a reference to MNIST, the
+    """What each of Ray Train's workers runs. `job` has the recipe, a reference to MNIST, the
     worker's cores, the run's folder, and the queue to the launcher, or None."""
-    config: TrainConfig = job["config"]
+    recipe: Recipe = job["recipe"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     process.prepare(job["cpus"])
-    splits = data.split(ray.get(job["mnist"]), config.holdout, config.train_size)
+    splits = data.split(ray.get(job["mnist"]), recipe.holdout, recipe.train_size)
     queue: Queue | None = job["queue"] if rank == 0 else None
     epochs, start = [], None
     if before := _before(job["folder"]):
         epochs, start = before.epochs, before.state
     device = ray.train.torch.get_device()
     if queue is not None:
-        queue.put(("begin", (epochs, engine.computed_with(config, device, world_size))))
+        queue.put(("begin", (epochs, engine.computed_with(recipe, device, world_size))))
     if epochs and epochs[-1]["last"]:
         return
     last_sent = time.monotonic()
@@ -58,11 +58,11 @@ def worker(job: dict[str, Any]) -> None:
             return
         epochs.append(metrics)
         with TemporaryDirectory() as folder:
-            checkpoint.save(Path(folder), Checkpoint(state, config, epochs, splits.hash))
+            checkpoint.save(Path(folder), Checkpoint(state, recipe, epochs, splits.hash))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     engine.fit(
-        config,
+        recipe,
         splits,
         device=device,
         rank=rank,
@@ -90,7 +90,8 @@ def _before(folder: Place) -> Checkpoint | None:
 
 
 def trainer(
-    config: TrainConfig,
+    recipe: Recipe,
+    needs: Resources,
     mnist: ray.ObjectRef,
     share: resources.Share,
     *,
@@ -102,20 +103,20 @@ def trainer(
     max_failures: int,
     callbacks: list[ray.train.UserCallback] | None = None,
 ) -> ray.train.torch.TorchTrainer:
-    """Ray Train's trainer for `config`. Keeps the `keep` best checkpoints, or all, and the last.
+    """Ray Train's trainer for `recipe`. Keeps the `keep` best checkpoints, or all, and the last.
     Goes on from the last one where there is a run of that `name` in `storage`.
 
     `cpus_per_worker` is what is asked of Ray, if not the cores that a worker computes on.
     """
     _drop_torn_snapshot(storage / name)
-    job = {"config": config, "mnist": mnist, "cpus": share.cpus, "queue": queue}
+    job = {"recipe": recipe, "mnist": mnist, "cpus": share.cpus, "queue": queue}
     return ray.train.torch.TorchTrainer(
         worker,
         train_loop_config={**job, "folder": storage / name},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=(config.min_workers, config.num_workers)
-            if config.min_workers
-            else config.num_workers,
+            num_workers=(needs.min_workers, needs.num_workers)
+            if needs.min_workers
+            else needs.num_workers,
             use_gpu=bool(share.gpus),
             resources_per_worker={
                 "CPU": share.cpus if cpus_per_worker is None else cpus_per_worker,

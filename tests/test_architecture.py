@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "command": set(),
     "storage": {"errors"},
     "fields": {"errors", "storage"},
-    "config": {"fields"},
+    "config": {"errors", "fields"},
     "flags": {"command", "config", "errors", "fields", "runs", "search", "storage"},
     "fetch": {"errors", "storage"},
     "data": {"fetch"},
@@ -45,7 +45,7 @@ MAY_IMPORT = {
         "tables",
         "verdict",
     },
-    "resources": {"errors", "storage"},
+    "resources": {"config", "errors", "storage"},
     "cluster": {"errors", "resources"},
     "runs": {"config", "errors", "fields", "search", "storage", "tables"},
     "search": {"config", "errors", "fields"},
@@ -178,7 +178,7 @@ folder = Path({str(tmp_path)!r})
 rng = np.random.default_rng(0)
 images, labels = rng.integers(0, 256, (200, 28, 28), np.uint8), rng.integers(0, 10, 200, np.uint8)
 mnist = data.Mnist(images, labels, images, labels)
-recipe, rows = config.TrainConfig(epochs=1), []
+recipe, rows = config.Recipe(epochs=1), []
 splits = data.split(mnist, 0)
 def keep(metrics, state):
     rows.append(metrics)

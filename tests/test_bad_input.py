@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mnist_ray import checkpoint, errors, evaluate, results, resume, search, tables, train, tune
 from mnist_ray.checkpoint import Checkpoint
-from mnist_ray.config import STUDY_RECIPE, RunConfig, TrainConfig, TuneConfig
+from mnist_ray.config import STUDY_RECIPE, Recipe, Resources, RunConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fetch import FILES
 from mnist_ray.model import build
@@ -82,7 +82,7 @@ def _is_a_number(text: str) -> bool:
 
 FIELDS = {
     name: field
-    for cls in (TrainConfig, TuneConfig, RunConfig)
+    for cls in (Recipe, Resources, TuneConfig, RunConfig)
     for name, field in cls.model_fields.items()
     if name
     not in ("space", "tries", "track", "name", "data_dir", "storage", "time_budget", "num_workers")
@@ -129,7 +129,8 @@ def test_recipes(tmp_path: Path, content: bytes) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_bytes(content)
     said = refused(tune.main, "--config", str(recipe))
-    known = [*TrainConfig.model_fields, *TuneConfig.model_fields, *RunConfig.model_fields]
+    known = [*Recipe.model_fields, *Resources.model_fields, *TuneConfig.model_fields]
+    known += RunConfig.model_fields
     assert str(recipe) in said or any(f"error: {name}" in said for name in known)
     assert recipe.read_bytes() == content
     assert list(tmp_path.iterdir()) == [recipe]
@@ -146,9 +147,9 @@ SPECS = st.one_of(
 
 
 @many(300)
-@given(st.sampled_from([*TrainConfig.model_fields, "droput", "", "phase"]), SPECS)
+@given(st.sampled_from([*Recipe.model_fields, "droput", "", "phase"]), SPECS)
 def test_spaces(tmp_path: Path, name: str, spec: str) -> None:
-    base = TrainConfig(**STUDY_RECIPE)
+    base = Recipe(**STUDY_RECIPE)
     with contextlib.suppress(UserError):
         search.parse({name: spec.strip()}, base)
         assume(False)  # by chance it is one
@@ -190,7 +191,7 @@ def test_data_files(tmp_path: Path, data: st.DataObject) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = TrainConfig(epochs=1)
+    config = Recipe(epochs=1)
     network = build(config)
     state = {"model": network.state_dict(), "optimizer": {}, "epoch": 1}
     folder = tmp_path_factory.mktemp("saved")
@@ -220,7 +221,7 @@ def test_checkpoints(saved: Path, tmp_path: Path, data: st.DataObject) -> None:
 @many(150)
 @given(data=st.data())
 def test_results_tables(tmp_path: Path, data: st.DataObject) -> None:
-    row = tables.trial_row(TrainConfig().model_dump(), [], run="a", trial=0, status="failed")
+    row = tables.trial_row(Recipe().model_dump(), [], run="a", trial=0, status="failed")
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     (tmp_path / "run").mkdir()
     tables.write(tmp_path / "run", [row], [])
@@ -238,7 +239,7 @@ def test_results_tables(tmp_path: Path, data: st.DataObject) -> None:
 
 
 def test_a_flipped_bit_is_not_another_accuracy(tmp_path: Path) -> None:
-    row = tables.trial_row(TrainConfig().model_dump(), [], run="a", trial=0, final_accuracy=0.125)
+    row = tables.trial_row(Recipe().model_dump(), [], run="a", trial=0, final_accuracy=0.125)
     tables.write(tmp_path, [row], [])
     path = tmp_path / tables.TRIALS
     content = path.read_bytes()

@@ -10,7 +10,7 @@ import torch
 
 from mnist_ray import checkpoint, data, engine, errors, evaluate, scoring
 from mnist_ray.checkpoint import FILE, Checkpoint
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 from mnist_ray.data import Mnist
 from mnist_ray.errors import UserError
 
@@ -18,7 +18,7 @@ from mnist_ray.errors import UserError
 @pytest.fixture(scope="module")
 def saved(small: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    config = TrainConfig(epochs=1, train_size=128, holdout=200)
+    config = Recipe(epochs=1, train_size=128, holdout=200)
     splits = data.split(small, 200, 128)
 
     def on_epoch(metrics: engine.Metrics, state: engine.State) -> None:
@@ -30,7 +30,7 @@ def saved(small: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_saved_is_loaded(saved: Path, small: Mnist) -> None:
     loaded = checkpoint.load(saved)
-    assert loaded.config == TrainConfig(epochs=1, train_size=128, holdout=200)
+    assert loaded.recipe == Recipe(epochs=1, train_size=128, holdout=200)
     assert loaded.split_hash == data.split(small, 200, 128).hash
     score = engine.evaluate(scoring.load_model(loaded), data.split(small, 200, 128).score)
     assert score.accuracy == loaded.epochs[-1]["accuracy"]
@@ -54,7 +54,7 @@ def test_a_flipped_bit_is_found(saved: Path, tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"config": 3}, {"config": {"lr": 99}}, {"state": []}])
+@pytest.mark.parametrize("changes", [{"recipe": 3}, {"recipe": {"lr": 99}}, {"state": []}])
 def test_the_right_format_with_wrong_contents_is_refused(
     saved: Path, tmp_path: Path, changes: dict
 ) -> None:
@@ -65,8 +65,8 @@ def test_the_right_format_with_wrong_contents_is_refused(
 
 
 def test_weights_of_another_network_are_refused(saved: Path) -> None:
-    other = checkpoint.load(saved)._replace(config=TrainConfig(batch_norm=False))
-    with pytest.raises(UserError, match="other weights than its config asks for"):
+    other = checkpoint.load(saved)._replace(recipe=Recipe(batch_norm=False))
+    with pytest.raises(UserError, match="other weights than its recipe asks for"):
         scoring.load_model(other)
 
 

@@ -8,7 +8,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from mnist_ray import flags
-from mnist_ray.config import RunConfig, TrainConfig, TuneConfig
+from mnist_ray.config import PerWorker, Recipe, RunConfig, TuneConfig
 
 REPOSITORY = Path(__file__).parent.parent
 KUBERNETES = REPOSITORY / "experiments" / "cluster"
@@ -67,7 +67,7 @@ def test_the_job_is_one(job: dict) -> None:
 def test_the_job_runs_a_command_of_ours(job: dict) -> None:
     python, m, module, *words = shlex.split(job["spec"]["entrypoint"])
     assert (python, m, module) == ("python", "-m", "mnist_ray.tune")
-    flags.parse(words, "tune", TrainConfig, TuneConfig, RunConfig, description="")
+    flags.parse(words, "tune", Recipe, TuneConfig, PerWorker, RunConfig, description="")
     assert words[words.index("--storage") + 1].startswith("s3://")  # or the results go with it
 
 

@@ -1,4 +1,5 @@
 import math
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -6,8 +7,16 @@ import pytest
 import yaml
 from pydantic import Field
 
-from mnist_ray import flags, search
-from mnist_ray.config import STUDY_RECIPE, RunConfig, TrainConfig, TuneConfig
+from mnist_ray import errors, flags, search, train, tune
+from mnist_ray.config import (
+    STUDY_RECIPE,
+    PerWorker,
+    Recipe,
+    Resources,
+    RunConfig,
+    TuneConfig,
+    check_batch,
+)
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, parse_yaml, read_yaml
 
@@ -15,13 +24,15 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def parse(*argv: str, **options: object) -> list:
-    return flags.parse(list(argv), "train", TrainConfig, RunConfig, description="d", **options)
+    return flags.parse(
+        list(argv), "train", Recipe, Resources, RunConfig, description="d", **options
+    )
 
 
 def test_defaults_are_the_reference_recipe() -> None:
     recipe = read_yaml(REPOSITORY / "experiments" / "seed.yaml")
-    assert TrainConfig(**recipe) == TrainConfig()
-    assert (TrainConfig().epochs, TrainConfig().holdout) == (20, 0)
+    assert Recipe(**recipe) == Recipe()
+    assert (Recipe().epochs, Recipe().holdout) == (20, 0)
     # A study around it must not inherit a choice of held-out images.
     assert "holdout" not in recipe
 
@@ -44,7 +55,7 @@ def test_defaults_are_the_reference_recipe() -> None:
 )
 def test_a_bad_value_is_named_with_its_bound(field: str, value: object, says: str) -> None:
     with pytest.raises(UserError) as caught:
-        TrainConfig().replace(**{field: value})
+        Recipe().replace(**{field: value})
     assert says in str(caught.value)
 
 
@@ -52,45 +63,106 @@ def test_a_bad_value_is_named_with_its_bound(field: str, value: object, says: st
     ("changes", "says"),
     [
         ({"holdout": 10_000, "train_size": 50_001}, "leaves 50000 of 60000"),
-        ({"batch_size": 65, "num_workers": 2}, "2 workers cannot share"),
         ({"batch_size": 128, "train_size": 100}, "more than the 100 training images"),
         ({"nesterov": True, "momentum": 0}, "nesterov is on, but momentum is 0"),
-        ({"batch_size": 1, "num_workers": "1:2"}, "batch_size is 1, fewer images than num_workers"),
-        ({"batch_size": 7, "num_workers": 8, "min_workers": 1}, "than num_workers, 8, and each"),
         ({"num_workers": "1:4", "min_workers": 2}, "num_workers is 1:4, but min_workers is 2"),
+        ({"num_workers": 2, "min_workers": 3}, "min_workers is 3, more than num_workers, 2"),
     ],
 )
 def test_fields_that_disagree_are_refused(changes: dict, says: str) -> None:
+    cls = Resources if "num_workers" in changes else Recipe
     with pytest.raises(UserError) as caught:
-        TrainConfig().replace(**changes)
+        cls().replace(**changes)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers", "says"),
+    [
+        (65, "2", "batch_size is 65, which 2 workers cannot share equally; make it a multiple"),
+        (1, "1:2", "batch_size is 1, fewer images than num_workers, 2, and each needs at least"),
+        (7, "1:8", "batch_size is 7, fewer images than num_workers, 8, and each needs at least"),
+        (65, "1:2", None),
+        (66, "2", None),
+    ],
+)
+def test_workers_that_cannot_share_a_batch_are_refused(
+    batch_size: int, workers: str, says: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, resources = Recipe(batch_size=batch_size), Resources().replace(num_workers=workers)
+    argv = ["--batch-size", str(batch_size), "--num-workers", workers]
+    if says is None:
+        check_batch(recipe, resources)
+        assert parse(*argv)[:2] == [recipe, resources]
+        return
+    for refuse in (lambda: check_batch(recipe, resources), lambda: parse(*argv)):
+        with pytest.raises(UserError) as caught:
+            refuse()
+        assert says in str(caught.value)
+    if workers == "2":  # a study's trials have no range of workers
+        argv = ["--batch-size", str(batch_size), "--workers-per-trial", workers]
+        assert errors.run(tune.main, argv) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("lr: 0.5\nmomentum: 0.5\n")
-    config, _ = parse("--config", str(file), "--lr", "0.7", defaults={"lr": 0.1, "dropout": 0.3})
+    config, *_ = parse("--config", str(file), "--lr", "0.7", defaults={"lr": 0.1, "dropout": 0.3})
     assert (config.lr, config.momentum, config.dropout) == (0.7, 0.5, 0.3)
 
 
 @pytest.mark.parametrize("value", [True, False])
 def test_flags_switch_on_and_off(value: bool) -> None:
-    config, _ = parse("--batch-norm" if value else "--no-batch-norm")
+    config, *_ = parse("--batch-norm" if value else "--no-batch-norm")
     assert config.batch_norm is value
+
+
+CLASSES = Recipe, TuneConfig, Resources, RunConfig
 
 
 def test_every_field_has_a_flag_whose_help_states_bounds_and_default(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        flags.parse(["--help"], "tune", TrainConfig, TuneConfig, RunConfig, description="d")
+        flags.parse(["--help"], "any", *CLASSES, description="d")
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for cls in (TrainConfig, TuneConfig, RunConfig):
+    for cls in CLASSES:
         for name, field in cls.model_fields.items():
             assert f"--{'try' if name == 'tries' else name.replace('_', '-')}" in text
             assert bounds(field) in text
             assert str(field.description) in text
+
+
+def test_help_shows_the_flags_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = {}
+    for main in (train.main, tune.main):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        options, *titled = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.M)[2:]
+        assert re.findall(r"^  (--[a-z-]+)", options, re.M) == ["--config"]
+        groups[main] = {
+            title: re.findall(r"^  (--[a-z-]+)", text, re.M)
+            for title, text in zip(titled[::2], titled[1::2], strict=True)
+        }
+    for main, flags_of in groups.items():
+        recipe = [flag for title in flags_of if "recipe" in title for flag in flags_of[title]]
+        assert recipe == [f"--{name.replace('_', '-')}" for name in Recipe.model_fields]
+        assert list(flags_of)[-2:] == ["resources", "run"]
+        assert ("study" in flags_of) == (main is tune.main)
+    assert groups[train.main]["resources"] == [
+        *("--cpus-per-worker", "--use-gpu", "--num-workers", "--min-workers")
+    ]
+    assert groups[tune.main]["resources"] == ["--cpus-per-worker", "--use-gpu"]
+    assert groups[tune.main]["study"][0] == "--num-trials"
+
+
+def test_a_group_begins_at_a_field() -> None:
+    for cls in CLASSES:
+        assert cls.groups
+        assert set(cls.groups) <= set(cls.model_fields)
+        assert next(iter(cls.model_fields)) in cls.groups
 
 
 @pytest.mark.parametrize(
@@ -186,12 +258,12 @@ def test_a_dimension_is_given_once(flags: list[str]) -> None:
 
 
 def parse_tune(*argv: str) -> list:
-    classes = TrainConfig, TuneConfig, RunConfig
+    classes = Recipe, TuneConfig, PerWorker, RunConfig
     return flags.parse(list(argv), "tune", *classes, description="d", defaults=STUDY_RECIPE)
 
 
 def test_values_of_a_space_are_read_like_those_of_a_file() -> None:
-    base = TrainConfig(**STUDY_RECIPE)
+    base = Recipe(**STUDY_RECIPE)
     space = {
         "lr": "loguniform(1e-3, .1)",
         "batch_size": "choice(064, 0x80, 1_000)",
@@ -208,7 +280,8 @@ def test_values_of_a_space_are_read_like_those_of_a_file() -> None:
 def test_settings_that_were_written_are_read_again(tmp_path: Path) -> None:
     space = {"lr": "loguniform(1e-3, 0.1)", "batch_norm": "choice(yes, no)"}
     for config in (
-        TrainConfig(lr=1e-5, weight_decay=1e-20, seed=2**32 - 1, use_gpu=False),
+        Recipe(lr=1e-5, weight_decay=1e-20, seed=2**32 - 1),
+        Resources(use_gpu=False, min_workers=1, num_workers=4),
         TuneConfig(space=space, track="mlflow=1:4", time_budget=1e7),
     ):
         file = tmp_path / "settings.yaml"
@@ -250,13 +323,17 @@ def test_an_abbreviated_or_unknown_flag_is_refused() -> None:
         assert ended.value.code == 2
 
 
-def test_a_hidden_field_cannot_be_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["num_workers", "min_workers"])
+def test_a_study_says_its_number_of_workers_in_one_way(tmp_path: Path, name: str) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text("num_workers: 2\n")
-    with pytest.raises(UserError, match=r"num_workers in .* is not a field"):
-        parse("--config", str(file), hide=["num_workers"])
+    file.write_text(f"{name}: 2\n")
+    with pytest.raises(UserError, match=f"{name} in .* is not a field"):
+        tune.main(["--config", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        tune.main([f"--{name.replace('_', '-')}", "2"])
+    assert ended.value.code == 2
 
 
 def test_the_recipe_of_a_study_is_valid_and_survives_yaml() -> None:
-    config = TrainConfig(**STUDY_RECIPE)
-    assert TrainConfig(**yaml.safe_load(yaml.safe_dump(config.model_dump()))) == config
+    config = Recipe(**STUDY_RECIPE)
+    assert Recipe(**yaml.safe_load(yaml.safe_dump(config.model_dump()))) == config

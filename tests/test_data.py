@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnist_ray import data, fetch, recipe
-from mnist_ray.config import RunConfig, TrainConfig
+from mnist_ray.config import Recipe, RunConfig
 from mnist_ray.data import Mnist
 from mnist_ray.errors import UserError
 
@@ -95,7 +95,7 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
 
 class TestAugment:
     def augmented(self, images: torch.Tensor, **fields: float) -> torch.Tensor:
-        return recipe.augment(TrainConfig(**fields), images, data.generator(0))
+        return recipe.augment(Recipe(**fields), images, data.generator(0))
 
     @pytest.fixture
     def digits(self, mnist: Mnist) -> torch.Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mnist_ray import display, tables
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 
 
 def ended(capsys: pytest.CaptureFixture[str], scored_on: str, **more: float) -> str:
@@ -16,7 +16,7 @@ def ended(capsys: pytest.CaptureFixture[str], scored_on: str, **more: float) -> 
         }
         for i, accuracy in enumerate([0.9, 0.97, 0.96], 1)
     ]
-    config = TrainConfig(epochs=3, holdout=100 if scored_on == "holdout" else 0)
+    config = Recipe(epochs=3, holdout=100 if scored_on == "holdout" else 0)
     known = {"total_seconds": 3.0, "checkpoint": "c", **more}
     row = tables.trial_row(config.model_dump(), epochs, **known)
     display.Training().end(row, Path("a"), last=Path("a/c"))

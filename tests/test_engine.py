@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mnist_ray import data, engine, model, process, recipe
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 from mnist_ray.data import Mnist
 
 CPU = torch.device("cpu")
 
 
-def fit(config: TrainConfig, mnist: Mnist, **options: Any) -> tuple[nn.Module, list[dict], dict]:
+def fit(config: Recipe, mnist: Mnist, **options: Any) -> tuple[nn.Module, list[dict], dict]:
     """The trained network, each epoch's metrics, and each epoch's state, copied."""
     metrics, states = [], {}
 
@@ -46,7 +46,7 @@ def weights(network: nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_an_epoch_is_that_of_a_plain_loop(small: Mnist, label_smoothing: float) -> None:
     # Three batches, the last one smaller. Over many more, rounding errors grow to anything.
-    config = TrainConfig(
+    config = Recipe(
         precision="fp32",
         dropout=0,
         epochs=1,
@@ -89,7 +89,7 @@ def test_an_epoch_is_that_of_a_plain_loop(small: Mnist, label_smoothing: float) 
     [{}, {"schedule": "one-cycle", "nesterov": True, "rotation": 10, "augment_until": 0.5}],
 )
 def test_a_resumed_run_ends_with_the_same_bits(small: Mnist, changes: dict) -> None:
-    config = TrainConfig(epochs=3, train_size=300, holdout=100, **changes)
+    config = Recipe(epochs=3, train_size=300, holdout=100, **changes)
     whole, rows, states = fit(config, small)
     resumed, later, ends = fit(config, small, start=states[1])
     assert torch.equal(weights(whole), weights(resumed))
@@ -101,7 +101,7 @@ def test_a_resumed_run_ends_with_the_same_bits(small: Mnist, changes: dict) -> N
 
 
 def test_it_augments_for_a_share_of_the_run(small: Mnist) -> None:
-    config = TrainConfig(epochs=2, train_size=300, rotation=10, shift=2)
+    config = Recipe(epochs=2, train_size=300, rotation=10, shift=2)
     plain = config.replace(rotation=0, shift=0)
     _, _, always = fit(config, small)
     half, _, states = fit(config.replace(augment_until=0.5), small)
@@ -115,21 +115,21 @@ def test_it_augments_for_a_share_of_the_run(small: Mnist) -> None:
 
 def test_the_seed_decides(small: Mnist) -> None:
     def trained(seed: int) -> torch.Tensor:
-        return weights(fit(TrainConfig(epochs=1, train_size=128, seed=seed), small)[0])
+        return weights(fit(Recipe(epochs=1, train_size=128, seed=seed), small)[0])
 
     assert torch.equal(trained(0), trained(0))
     assert not torch.equal(trained(0), trained(1))
 
 
 def test_it_stops_when_the_loss_is_not_finite(small: Mnist) -> None:
-    config = TrainConfig(lr=10, momentum=0.99, batch_norm=False, epochs=5, train_size=500)
+    config = Recipe(lr=10, momentum=0.99, batch_norm=False, epochs=5, train_size=500)
     _, rows, _ = fit(config, small)
     assert not math.isfinite(rows[-1]["train_loss"])
     assert len(rows) < 5
 
 
 def test_bf16_computes_with_less_and_keeps_its_weights(small: Mnist) -> None:
-    config = TrainConfig(epochs=1, train_size=256, precision="bf16", dropout=0)
+    config = Recipe(epochs=1, train_size=256, precision="bf16", dropout=0)
     network, (row,), states = fit(config, small)
     exact, (other,), _ = fit(config.replace(precision="fp32"), small)
     assert (row["arithmetic"], other["arithmetic"]) == ("bf16", "fp32")
@@ -152,10 +152,10 @@ def test_auto_is_bf16_only_where_it_is_native(able: bool, monkeypatch: pytest.Mo
 
 class TestSchedule:
     def test_constant_is_constant(self) -> None:
-        assert {recipe.learning_rate(TrainConfig(lr=0.3), step, 10) for step in range(10)} == {0.3}
+        assert {recipe.learning_rate(Recipe(lr=0.3), step, 10) for step in range(10)} == {0.3}
 
     def test_one_cycle_rises_to_its_peak_and_falls_to_nearly_zero(self) -> None:
-        config = TrainConfig(lr=0.4, schedule="one-cycle")
+        config = Recipe(lr=0.4, schedule="one-cycle")
         rates = [recipe.learning_rate(config, step, 999) for step in range(999)]
         peak = rates.index(max(rates))
         assert peak == 249
@@ -166,7 +166,7 @@ class TestSchedule:
 
     @pytest.mark.parametrize("steps", [1, 2, 3])
     def test_one_cycle_of_very_few_steps_stays_within_bounds(self, steps: int) -> None:
-        config = TrainConfig(lr=0.4, schedule="one-cycle")
+        config = Recipe(lr=0.4, schedule="one-cycle")
         assert all(0 < recipe.learning_rate(config, s, steps) <= 0.4 for s in range(steps))
 
 
@@ -192,7 +192,7 @@ class FrozenNorm(nn.Module):
         return self.parallel(x)
 
 
-def train_as(rank: int, world_size: int, config: TrainConfig, mnist: Mnist) -> dict[str, Any]:
+def train_as(rank: int, world_size: int, config: Recipe, mnist: Mnist) -> dict[str, Any]:
     """One epoch as worker `rank`: the first and last step's gradients, the weights, the metrics."""
     networks, gradients = [], []
 
@@ -212,7 +212,7 @@ def train_as(rank: int, world_size: int, config: TrainConfig, mnist: Mnist) -> d
     return {"gradients": torch.stack(gradients), "weights": weights(trained), "metrics": row}
 
 
-def worker(rank: int, folder: str, config: TrainConfig, mnist: Mnist) -> None:
+def worker(rank: int, folder: str, config: Recipe, mnist: Mnist) -> None:
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.save(train_as(rank, 2, config, mnist), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -220,7 +220,7 @@ def worker(rank: int, folder: str, config: TrainConfig, mnist: Mnist) -> None:
 
 def test_two_workers_are_one_with_the_same_global_batch(small: Mnist, tmp_path: Path) -> None:
     # 133 training and 101 scored images: both are shared unevenly, and so is the last batch of 5.
-    config = TrainConfig(batch_size=64, train_size=133, epochs=1, dropout=0, precision="fp32")
+    config = Recipe(batch_size=64, train_size=133, epochs=1, dropout=0, precision="fp32")
     alone = train_as(0, 1, config, small)
     torch.multiprocessing.spawn(worker, (str(tmp_path), config, small), nprocs=2)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -240,7 +240,7 @@ def test_two_workers_train_where_there_is_hardly_an_image_for_each(
     small: Mnist, tmp_path: Path
 ) -> None:
     # Two batches of one image each, a fifth image that is left out, and one scored by one of them.
-    config = TrainConfig(batch_size=2, num_workers=2, train_size=5, holdout=1, epochs=1)
+    config = Recipe(batch_size=2, train_size=5, holdout=1, epochs=1)
     torch.multiprocessing.spawn(worker, (str(tmp_path), config, small), nprocs=2)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert torch.equal(both[0]["weights"], both[1]["weights"])
@@ -250,7 +250,7 @@ def test_two_workers_train_where_there_is_hardly_an_image_for_each(
         assert math.isfinite(both[0]["metrics"][name])
 
 
-def wide(config: TrainConfig) -> nn.Module:
+def wide(config: Recipe) -> nn.Module:
     """A network of 20 and 64 channels, which the compiled loops are not made for."""
     return nn.Sequential(
         nn.Conv2d(1, 20, 5, stride=2),
@@ -264,7 +264,7 @@ def wide(config: TrainConfig) -> nn.Module:
     )
 
 
-def adamw(config: TrainConfig, parameters: Any) -> torch.optim.Optimizer:
+def adamw(config: Recipe, parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
 
 
@@ -273,19 +273,19 @@ def test_the_loop_takes_another_network_optimizer_loss_schedule_and_augmentation
 ) -> None:
     called = set()
 
-    def squared(config: TrainConfig, log_probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def squared(config: Recipe, log_probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         called.add("loss")
         return (log_probs.exp() - F.one_hot(labels.long(), 10)).square().sum()
 
-    def halved(config: TrainConfig, step: int, steps: int) -> float:
+    def halved(config: Recipe, step: int, steps: int) -> float:
         called.add("schedule")
         return config.lr if step < steps / 2 else config.lr / 2
 
-    def noisy(config: TrainConfig, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    def noisy(config: Recipe, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         called.add("augment")
         return images + 0.1 * torch.randn(images.shape, generator=rng)
 
-    config = TrainConfig(lr=0.01, train_size=4000, holdout=1000, epochs=2, precision="fp32")
+    config = Recipe(lr=0.01, train_size=4000, holdout=1000, epochs=2, precision="fp32")
     others = {"network": wide, "optimizer": adamw, "loss": squared}
     others |= {"schedule": halved, "augment": noisy}
     network, rows, states = fit(config, mnist, **others)

@@ -9,7 +9,7 @@ import torch
 from test_engine import fit, weights
 
 from mnist_ray import checkpoint, data, engine, scoring, tables
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 from mnist_ray.data import Mnist
 
 pytestmark = pytest.mark.gpu
@@ -19,14 +19,14 @@ GPU = torch.device("cuda")
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_resumed_run_ends_with_the_same_bits(mnist: Mnist, precision: str) -> None:
-    config = TrainConfig(epochs=2, train_size=10_000, lr=0.05, rotation=10, precision=precision)
+    config = Recipe(epochs=2, train_size=10_000, lr=0.05, rotation=10, precision=precision)
     whole, _, states = fit(config, mnist, device=GPU)
     resumed, _, _ = fit(config, mnist, device=GPU, start=states[1])
     assert torch.equal(weights(whole), weights(resumed))
 
 
 def test_it_computes_what_the_cpu_does(mnist: Mnist) -> None:
-    config = TrainConfig(epochs=1, train_size=150, dropout=0, precision="fp32")
+    config = Recipe(epochs=1, train_size=150, dropout=0, precision="fp32")
     there, (row,), _ = fit(config, mnist, device=GPU)
     here, (same,), _ = fit(config, mnist)
     assert torch.allclose(weights(there).cpu(), weights(here), atol=1e-4)
@@ -34,7 +34,7 @@ def test_it_computes_what_the_cpu_does(mnist: Mnist) -> None:
 
 
 def test_a_network_scores_the_same_on_both(mnist: Mnist) -> None:
-    config = TrainConfig(epochs=1, train_size=10_000, lr=0.05, precision="bf16")
+    config = Recipe(epochs=1, train_size=10_000, lr=0.05, precision="bf16")
     network, _, _ = fit(config, mnist, device=GPU)
     part = data.test_part(mnist)
     there, here = engine.evaluate(network, part.to(GPU)), engine.evaluate(network.cpu(), part)
@@ -58,6 +58,6 @@ def test_a_command_trains_on_it(
     assert {row["device"] for row in rows} == {"cuda"}
     for row in rows:
         saved = checkpoint.load(tmp_path / "run" / row["checkpoint"])
-        part = data.split(mnist, saved.config.holdout).score
+        part = data.split(mnist, saved.recipe.holdout).score
         score = engine.evaluate(scoring.load_model(saved), part)
         assert score.accuracy == row["best_accuracy"] > 0.9

@@ -3,17 +3,17 @@ import torch
 from torch import nn
 
 from mnist_ray import kernels, model
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 
 
 def test_the_network_has_13808_parameters_and_no_bias_in_a_convolution() -> None:
-    network = model.build(TrainConfig())
+    network = model.build(Recipe())
     assert sum(p.numel() for p in network.parameters()) == 13_808
     assert all(layer.bias is None for layer in network if isinstance(layer, nn.Conv2d))
 
 
 def test_without_batch_norm_and_dropout_these_layers_are_gone() -> None:
-    network = model.build(TrainConfig(batch_norm=False, dropout=0))
+    network = model.build(Recipe(batch_norm=False, dropout=0))
     assert sum(p.numel() for p in network.parameters()) == 13_584
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
     network.train()
@@ -22,7 +22,7 @@ def test_without_batch_norm_and_dropout_these_layers_are_gone() -> None:
 
 
 def test_the_layer_table_adds_up() -> None:
-    rows = model.layers(model.build(TrainConfig()))
+    rows = model.layers(model.build(Recipe()))
     assert sum(row.parameters for row in rows) == 13_808
     convolutions = [(row.output, row.parameters) for row in rows if row.name.startswith("Conv")]
     assert convolutions == [
@@ -39,7 +39,7 @@ def test_the_layer_table_adds_up() -> None:
 
 
 def test_it_returns_log_probabilities() -> None:
-    network = model.build(TrainConfig()).eval()
+    network = model.build(Recipe()).eval()
     out = network(torch.randn(3, 1, 28, 28))
     assert out.shape == (3, 10)
     assert torch.allclose(out.exp().sum(1), torch.ones(3), atol=1e-5)
@@ -47,7 +47,7 @@ def test_it_returns_log_probabilities() -> None:
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_in_eval_mode_it_is_made_of_stock_layers(batch_norm: bool) -> None:
-    config = TrainConfig(batch_norm=batch_norm, dropout=0.5)
+    config = Recipe(batch_norm=batch_norm, dropout=0.5)
     network = model.build(config)
     network(torch.randn(8, 1, 28, 28))  # moves the running statistics
     network.eval()
@@ -108,7 +108,7 @@ def test_dropout_of_any_number_of_channels_keeps_its_share() -> None:
 def test_every_layer_of_the_network_trains_by_the_compiled_loops() -> None:
     for batch in (1, 3, 64):  # as in the last batch of an epoch
         x = torch.randn(batch, 1, 28, 28)
-        for layer in model.build(TrainConfig()):
+        for layer in model.build(Recipe()):
             if isinstance(layer, model.ReluNormDropout):
                 assert kernels.fits(x)
             x = layer(x)

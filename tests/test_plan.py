@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_ray import search
-from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
+from mnist_ray.config import STUDY_RECIPE, Recipe, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
 from mnist_ray.tables import Row
 
-BASE = TrainConfig(**{**STUDY_RECIPE, "epochs": 5})
+BASE = Recipe(**{**STUDY_RECIPE, "epochs": 5})
 PACE = 1e-4
 """Seconds an image."""
 
@@ -33,9 +33,9 @@ class Simulation:
         accuracy: Callable[[Planned], float | None] = lambda trial: trial.changes["lr"],
         concurrent: int = 1,
         speed: Callable[[int], float] = lambda number: 1.0,
-        base: TrainConfig = BASE,
+        base: Recipe = BASE,
         recorded: Sequence[Row] = (),
-        begun: dict[int, TrainConfig] | None = None,
+        begun: dict[int, Recipe] | None = None,
     ) -> None:
         self.now = 0.0
         self.rows: list[Row] = []

@@ -23,7 +23,7 @@ from mnist_ray import (
     train,
     tune,
 )
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 from mnist_ray.data import Mnist
 from mnist_ray.fields import read_yaml
 from mnist_ray.storage import Place, place
@@ -42,7 +42,7 @@ def assert_checkpoint_scores_what_the_table_says(
     folder: Place, row: dict[str, Any], mnist: Mnist
 ) -> None:
     saved = checkpoint.load(folder / row["checkpoint"])
-    splits = data.split(mnist, saved.config.holdout, saved.config.train_size)
+    splits = data.split(mnist, saved.recipe.holdout, saved.recipe.train_size)
     assert saved.split_hash == splits.hash == row["split_hash"]
     assert saved.state["epoch"] == row["best_epoch"]
     score = engine.evaluate(scoring.load_model(saved), splits.score)
@@ -61,7 +61,7 @@ def test_one_worker_ends_with_the_bits_of_plain_python(
     assert f"epoch 3/3  loss {epochs[2]['train_loss']:.4f}" in shown
     assert "last checkpoint" in shown
 
-    config = TrainConfig(train_size=300, holdout=101, batch_size=50, epochs=3)
+    config = Recipe(train_size=300, holdout=101, batch_size=50, epochs=3)
     splits, alone = data.split(mnist, 101, 300), []
     process.prepare(threads=2)
     network = engine.fit(config, splits, on_epoch=lambda metrics, state: alone.append(metrics))
@@ -103,7 +103,7 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
     for row in rows[:10]:
         assert_checkpoint_scores_what_the_table_says(folder, row, mnist)
     # A trial ends with the bits of plain Python, with as many threads.
-    config = TrainConfig(**{name: rows[4][name] for name in TrainConfig.model_fields})
+    config = Recipe(**{name: rows[4][name] for name in Recipe.model_fields})
     process.prepare(threads=1)
     weights = engine.fit(config, data.split(mnist, 101, 300)).state_dict()
     state = checkpoint.load(folder / "trial_00004" / "checkpoint_000001").state["model"]
@@ -129,7 +129,7 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
         shown = None if row["label"] == row["guess"] else mnist.test_images[row["index"]].tobytes()
         assert row["image"] == shown
     assert list(folder.glob("trial_*/events.out.tfevents.*"))
-    recipe = TrainConfig(**read_yaml(folder / "best.yaml"))
+    recipe = Recipe(**read_yaml(folder / "best.yaml"))
     assert (recipe.lr, recipe.momentum, recipe.dropout, recipe.schedule) == (
         *(best[name] for name in ("lr", "momentum", "dropout")),
         "one-cycle",

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 from mnist_ray.verdict import mean_and_deviation
 
 REPOSITORY = Path(__file__).parent.parent
@@ -43,7 +43,7 @@ def test_a_recipe_claims_what_its_record_has(name: str) -> None:
     for field in set(recipe) & set(rows):
         assert set(rows[field]) == {recipe[field]}, field
     assert set(rows["scored_on"]) == {"test"}
-    TrainConfig(**recipe)
+    Recipe(**recipe)
 
 
 def test_every_record_is_listed_and_has_its_parts() -> None:

@@ -19,7 +19,7 @@ import torch
 from conftest import SECRET, s3_server
 
 from mnist_ray import checkpoint, cluster, data, engine, errors, process, tables, train, tune
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 from mnist_ray.data import Mnist
 from mnist_ray.storage import Place
 
@@ -139,7 +139,7 @@ def test_a_killed_worker_changes_no_bit(
     assert epochs == [1, 2, 3, 4, 5]
     weights = last_weights(storage / "killed")
     if workers == 1:
-        config = TrainConfig(train_size=12_000, epochs=5)
+        config = Recipe(train_size=12_000, epochs=5)
         process.prepare(1)
         undisturbed = engine.fit(config, data.split(mnist, 0, 12_000)).state_dict()
     else:
@@ -181,7 +181,7 @@ def test_a_training_run_goes_on_after_all_that_went_wrong(
     third = Run(tmp_path / "third", "train", *flags, "--resume")
     assert third.end() == 0, third.text
     assert [row["epoch"] for row in table(folder, tables.EPOCHS)] == [1, 2, 3, 4, 5, 6]
-    config = TrainConfig(train_size=12_000, epochs=6)
+    config = Recipe(train_size=12_000, epochs=6)
     process.prepare(1)
     undisturbed = engine.fit(config, data.split(mnist, 0, 12_000)).state_dict()
     weights = last_weights(folder)

@@ -13,14 +13,14 @@ import pytest
 import yaml
 
 from mnist_ray import axes, errors, figures, report, results, runs, search, tables
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 
 STARTED = pd.Timestamp("2026-01-01T12:00:00Z")
 
 
 def trial(number: int, phase: str | None, accuracies: list[float], **more: Any) -> Any:
     """A row of the trials table and its rows of the epochs table."""
-    config = TrainConfig(holdout=0 if phase == "final" else 100, epochs=3).model_dump()
+    config = Recipe(holdout=0 if phase == "final" else 100, epochs=3).model_dump()
     config |= {name: more.pop(name) for name in list(more) if name in config}
     scored_on = "holdout" if config["holdout"] else "test"
     epochs = [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mnist_ray import errors, results, tables
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe, Resources
 
 
 def epoch(number: int, accuracy: float, loss: float = 0.1) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def epoch(number: int, accuracy: float, loss: float = 0.1) -> dict[str, Any]:
     }
 
 
-CONFIG = TrainConfig(holdout=100, epochs=3).model_dump()
+CONFIG = {**Recipe(holdout=100, epochs=3).model_dump(), **Resources().model_dump()}
 
 
 def row(*epochs: dict[str, Any], **known: Any) -> dict[str, Any]:
@@ -54,7 +54,8 @@ def test_status() -> None:
 def test_every_column_is_there_and_documented() -> None:
     assert list(row(epoch(1, 0.9))) == [
         *tables.TRIAL_COLUMNS,
-        *(name for name in TrainConfig.model_fields if name not in tables.TRIAL_COLUMNS),
+        *Recipe.model_fields,
+        *Resources.model_fields,
     ]
 
 

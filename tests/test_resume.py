@@ -7,12 +7,12 @@ import pytest
 
 from mnist_ray import checkpoint, command, errors, flags, resume, runs, storage, tables, train, tune
 from mnist_ray.checkpoint import Checkpoint
-from mnist_ray.config import RunConfig, TrainConfig, TuneConfig
+from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.model import build
 from mnist_ray.storage import Place
 
-CONFIG = TrainConfig(epochs=4, holdout=100)
+CONFIG = Recipe(epochs=4, holdout=100)
 
 
 def save(folder: Path, epoch: int) -> None:
@@ -134,7 +134,7 @@ def test_the_epochs_of_trials_that_did_not_end_are_left_to_their_checkpoints(
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """A study's folder, as it is left before its first trial ended."""
-    base = TrainConfig(holdout=100, epochs=2).model_dump(exclude={"num_workers", "min_workers"})
+    base = {**Recipe(holdout=100, epochs=2).model_dump(), **PerWorker().model_dump()}
     with runs.claimed(tmp_path / "old", "tune", {**base, **TuneConfig().model_dump()}):
         pass
     return tmp_path
@@ -186,10 +186,9 @@ def test_what_cannot_be_gone_on_with(
 def test_what_a_study_computes_on_may_differ(
     given: str, field: str, value: object, begun: Path
 ) -> None:
-    classes = TrainConfig, TuneConfig, RunConfig
+    classes = Recipe, TuneConfig, PerWorker, RunConfig
     argv = ["--resume", "--name", "old", "--storage", str(begun), *given.split()]
-    hide = ["num_workers", "min_workers"]
-    parsed = flags.parse(argv, "tune", *classes, description="d", hide=hide)
+    parsed = flags.parse(argv, "tune", *classes, description="d")
     values = {name: each for config in parsed for name, each in config.model_dump().items()}
     assert values[field] == value
 
@@ -213,17 +212,17 @@ def test_what_a_study_computes_on_may_differ(
 def test_a_training_run_goes_on_with_workers_that_it_might_have_had(
     began: str, given: str, workers: tuple[int | None, int] | str, tmp_path: Path
 ) -> None:
-    config = TrainConfig().replace(num_workers=began)
-    with runs.claimed(tmp_path / "old", "train", config.model_dump()):
+    settings = {**Recipe().model_dump(), **Resources().replace(num_workers=began).model_dump()}
+    with runs.claimed(tmp_path / "old", "train", settings):
         pass
     argv = ["--resume", "--name", "old", "--storage", str(tmp_path)]
     argv += ["--cpus-per-worker", "3", "--no-use-gpu"]
     argv += [f"--num-workers={given}"] if given else []
     if isinstance(workers, str):
         with pytest.raises(UserError, match=workers):
-            flags.parse(argv, "train", TrainConfig, RunConfig, description="d")
+            flags.parse(argv, "train", Recipe, Resources, RunConfig, description="d")
         return
-    asked, _ = flags.parse(argv, "train", TrainConfig, RunConfig, description="d")
+    _, asked, _ = flags.parse(argv, "train", Recipe, Resources, RunConfig, description="d")
     assert (asked.min_workers, asked.num_workers) == workers
     assert (asked.cpus_per_worker, asked.use_gpu) == (3, False)
 
@@ -277,7 +276,7 @@ def test_a_name_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
     run = RunConfig(storage=tmp_path, name="a")
     with runs.claimed(runs.folder(run, "train"), "train", CONFIG.model_dump()):
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert TrainConfig(**runs.settings(run.replace(resume=True), "train")) == CONFIG
+    assert Recipe(**runs.settings(run.replace(resume=True), "train")) == CONFIG
     refused = pytest.raises(UserError, match="name a was just taken")
     with refused, runs.claimed(tmp_path / "a", "train", {}):
         pass
@@ -289,9 +288,9 @@ def test_the_command_to_go_on_is_one_that_can_be_typed() -> None:
     line = command.typed("tune", *flags)
     assert line == f"{command.typed('tune')} --resume --name run --storage '/x y'"
     # What a resumed run has otherwise than it began with is given again.
-    began = TrainConfig(min_workers=1, num_workers=4).model_dump()
+    began = Resources(min_workers=1, num_workers=4).model_dump()
     now = {**began, "num_workers": 2, "cpus_per_worker": 1, "use_gpu": False}
-    again = "--resume --name run --max-failures 1 --num-workers 2 --cpus-per-worker 1 --no-use-gpu"
+    again = "--resume --name run --max-failures 1 --cpus-per-worker 1 --no-use-gpu --num-workers 2"
     flags = runs.resume_flags(Path("run"), RunConfig(max_failures=1), now, began)
     assert flags == [*again.split(), "--min-workers", "1"]
     flags = runs.resume_flags(Path("~/mnist_ray_results/run"), RunConfig())

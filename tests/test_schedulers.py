@@ -6,15 +6,15 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler
 
 from mnist_ray import schedulers, search
-from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
+from mnist_ray.config import STUDY_RECIPE, Recipe, TuneConfig
 from mnist_ray.plan import Plan
 
-BASE = TrainConfig(**STUDY_RECIPE)
+BASE = Recipe(**STUDY_RECIPE)
 
 
 def scheduler_of(name: str, epochs: int = 3) -> Any:
     study = TuneConfig(scheduler=name)
-    base = TrainConfig(**{**STUDY_RECIPE, "epochs": epochs})
+    base = Recipe(**{**STUDY_RECIPE, "epochs": epochs})
     return schedulers.scheduler(Plan(study, base, search.sampler(study, base)), {})
 
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnist_ray import search
-from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
+from mnist_ray.config import STUDY_RECIPE, Recipe, TuneConfig
 from mnist_ray.errors import UserError
 
-BASE = TrainConfig(**STUDY_RECIPE)
+BASE = Recipe(**STUDY_RECIPE)
 
 
 def test_the_default_spaces_are_valid() -> None:
@@ -78,7 +78,7 @@ def test_a_bad_space_is_refused_before_anything_runs(name: str, text: str, says:
 
 
 @given(
-    st.sampled_from(sorted(TrainConfig.model_fields)),
+    st.sampled_from(sorted(Recipe.model_fields)),
     st.text(max_size=30)
     | st.from_regex(r"(uniform|loguniform|randint|choice)\([^\n]*\)", fullmatch=True),
 )
@@ -203,11 +203,24 @@ def test_combinations_that_are_not_valid_are_sampled_around(kind: str) -> None:
         assert remark.startswith("1 of 4 combinations are left out, as they are not valid: ")
         for values in walk(sampler):
             BASE.replace(**values)
-    two_workers = BASE.replace(num_workers=2)
     study = TuneConfig(search=kind, space={"batch_size": "randint(64, 128)"}, num_trials=100)
-    assert sorted(each["batch_size"] for each in walk(search.sampler(study, two_workers))) == [
-        *range(64, 129, 2)
-    ]
+    two_workers = search.sampler(study.replace(workers_per_trial=2), BASE)
+    assert sorted(each["batch_size"] for each in walk(two_workers)) == [*range(64, 129, 2)]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"space": {"batch_size": "choice(64, 65)"}},
+        {"tries": ["batch_size=65"]},
+        {"space": {"batch_size": "choice(65)", "lr": "uniform(0.1, 0.2)"}},
+    ],
+)
+def test_what_the_workers_of_a_trial_cannot_share_is_refused(asked: Any) -> None:
+    study = TuneConfig(workers_per_trial=2, **asked)
+    with pytest.raises(UserError, match="batch_size is 65, which 2 workers cannot share equally"):
+        search.sampler(study, BASE)
+    search.sampler(study.replace(workers_per_trial=1), BASE)
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ from conftest import SECRET
 
 from mnist_ray import checkpoint, errors, evaluate, results, runs, storage, tables, train
 from mnist_ray.checkpoint import Checkpoint
-from mnist_ray.config import RunConfig, TrainConfig
+from mnist_ray.config import Recipe, RunConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fields import read_yaml
 from mnist_ray.model import build
 from mnist_ray.storage import Place
 
-ROW = tables.trial_row(TrainConfig().model_dump(), [], run="a", trial=0, status="failed")
+ROW = tables.trial_row(Recipe().model_dump(), [], run="a", trial=0, status="failed")
 
 
 def test_a_folder_and_a_bucket_are_the_same(home: Place) -> None:
@@ -88,7 +88,7 @@ def test_a_run_in_a_bucket(home: Place, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_checkpoint_in_a_bucket(bucket: str, tmp_path: Path) -> None:
-    config = TrainConfig(epochs=1)
+    config = Recipe(epochs=1)
     state = {"model": build(config).state_dict(), "optimizer": {}, "epoch": 1}
     checkpoint.save(tmp_path, Checkpoint(state, config, [{"epoch": 1}], "0"))
     saved = (tmp_path / checkpoint.FILE).read_bytes()
@@ -96,7 +96,7 @@ def test_a_checkpoint_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     storage.write(folder / "checkpoint_1" / checkpoint.FILE, saved)
     storage.write(folder / "checkpoint_2" / checkpoint.FILE, saved[:-100])
     assert list(checkpoint.whole(folder.glob("checkpoint_*"))) == [folder / "checkpoint_1"]
-    assert checkpoint.load(f"{bucket}/checkpoints/checkpoint_1").config == config
+    assert checkpoint.load(f"{bucket}/checkpoints/checkpoint_1").recipe == config
 
 
 @pytest.mark.parametrize(

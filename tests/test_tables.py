@@ -19,12 +19,12 @@ from pydantic import BaseModel, Field
 from ray.tune import Trainable
 
 from mnist_ray import data, engine, recorder, results, scoring, tables
-from mnist_ray.config import TrainConfig
+from mnist_ray.config import Recipe
 from mnist_ray.data import Mnist
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 NOW = datetime(2026, 11, 26, 22, 57, 45, 999_999, UTC)
-CONFIG = TrainConfig(holdout=100, epochs=2, train_size=1000)
+CONFIG = Recipe(holdout=100, epochs=2, train_size=1000)
 
 EPOCH = {
     **{"run": "a", "trial": 0, "epoch": 1, "lr": 0.01, "train_loss": 0.1, "train_accuracy": 0.5},
@@ -98,7 +98,7 @@ def test_every_column_has_a_meaning() -> None:
     for columns in tables.COLUMNS.values():
         assert all(column.meaning for column in columns.values())
     meaning = tables.COLUMNS[tables.TRIALS]["batch_size"].meaning
-    assert meaning == TrainConfig.model_fields["batch_size"].description
+    assert meaning == Recipe.model_fields["batch_size"].description
 
 
 def test_a_fields_type_is_that_of_its_annotation() -> None:
@@ -141,7 +141,7 @@ def test_the_engine_reports_what_the_columns_name(small: Mnist) -> None:
     rows: list[tables.Row] = []
     for holdout in (0, 100):
         engine.fit(
-            TrainConfig(epochs=1, batch_size=128),
+            Recipe(epochs=1, batch_size=128),
             data.split(small, holdout),
             on_epoch=lambda metrics, state: rows.append(tables.epoch_row("a", 0, metrics)),
         )
@@ -158,7 +158,7 @@ def test_a_study_knows_what_tune_adds_to_the_metrics(tmp_path: Path) -> None:
     result = {**Reports().train(), "checkpoint_dir_name": "c", "checkpoint_path": "c"}
     assert set(result) - recorder.TUNES_OWN == {"epoch", "last", "odd"}
     study = recorder.Recorder.__new__(recorder.Recorder)
-    study.folder, study.numbers = tmp_path, {"t": 0}
+    study.folder, study.numbers, study.silent = tmp_path, {"t": 0}, {}
     with pytest.raises(ValueError, match=r"odd is no column of epochs\.parquet"):
         study.on_trial_result(0, [], SimpleNamespace(trial_id="t"), result)
 

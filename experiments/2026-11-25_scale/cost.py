@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 
 from mnist_ray import search
-from mnist_ray.config import STUDY_RECIPE, TrainConfig, TuneConfig
+from mnist_ray.config import STUDY_RECIPE, Recipe, TuneConfig
 from mnist_ray.plan import Plan
 
 HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--driver", type=float, default=0.15, help="Seconds a trial costs it.")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 4, 16, 64, 256])
     args = parser.parse_args()
-    study, base = TuneConfig(num_trials=args.trials), TrainConfig(**STUDY_RECIPE)
+    study, base = TuneConfig(num_trials=args.trials), Recipe(**STUDY_RECIPE)
     plan = Plan(study, base, search.sampler(study, base))
     outline = plan.outline()
     rows = []

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mnist_ray import data, engine, model, process, tables
-from mnist_ray.config import RunConfig, TrainConfig
+from mnist_ray.config import Recipe, RunConfig
 
 WINDOW = 6000
 """Images, about, in one measured stretch."""
@@ -53,7 +53,7 @@ def engine_loop(
     at: str = "",
 ) -> None:
     process.prepare(threads)
-    config = TrainConfig(batch_size=batch_size, epochs=1000)
+    config = Recipe(batch_size=batch_size, epochs=1000)
     window = WINDOW // batch_size
     began, done = time.perf_counter(), 0
 
@@ -180,7 +180,7 @@ def training_flop() -> float:
     and place it is used at, forward, for the gradient of the weights and for that of the input,
     which the first layer does not need."""
     flop = 0.0
-    for index, layer in enumerate(model.layers(model.build(TrainConfig()))):
+    for index, layer in enumerate(model.layers(model.build(Recipe()))):
         if layer.name.startswith("Conv"):
             places = layer.output[1] * layer.output[2]
             flop += 2 * layer.parameters * places * (2 if index == 0 else 3)

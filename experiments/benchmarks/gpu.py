@@ -3,12 +3,12 @@
 import torch
 
 from mnist_ray import data, engine
-from mnist_ray.config import RunConfig, TrainConfig
+from mnist_ray.config import Recipe, RunConfig
 
 
 def main() -> None:
     device = torch.device("cuda")
-    base = TrainConfig(lr=0.05, dropout=0.1, rotation=8, holdout=10_000, epochs=1, seed=3)
+    base = Recipe(lr=0.05, dropout=0.1, rotation=8, holdout=10_000, epochs=1, seed=3)
     splits = data.split(data.load(RunConfig().data_dir), base.holdout)
     engine.fit(base, splits, device=device)  # to warm up
     print(torch.cuda.get_device_name(device))

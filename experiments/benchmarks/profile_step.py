@@ -13,14 +13,14 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 from torch.profiler import ProfilerActivity, profile
 
 from mnist_ray import data, engine, process
-from mnist_ray.config import RunConfig, TrainConfig
+from mnist_ray.config import Recipe, RunConfig
 
 STEPS = 100
 
 
 def main(threads: int) -> None:
     process.prepare(threads)
-    config = TrainConfig(train_size=STEPS * 64, holdout=10, epochs=3)
+    config = Recipe(train_size=STEPS * 64, holdout=10, epochs=3)
     profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
     def on_epoch(metrics: engine.Metrics, state: engine.State) -> None:
