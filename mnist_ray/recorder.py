@@ -122,8 +122,10 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = self.numbers[trial.trial_id]
-        # What it will go on from, which it may have saved without having told of it yet.
-        saved = resume.trial(self.folder, number)
+        # It goes on from what it saved, and was perhaps killed before it told of the last epoch.
+        if saved := resume.trial(self.folder, number):
+            known = {row["epoch"]: row for row in self.epochs.get(number, ())}
+            self.epochs[number] = [known.get(row["epoch"], row) for row in saved.epochs]
         self.show.again(number, len(saved.epochs) if saved else 0, _why(trial.error_file))
 
     def on_trial_complete(

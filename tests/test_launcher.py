@@ -181,7 +181,7 @@ def test_a_job_without_the_token_is_refused(launched: Laptop) -> None:
 
 
 def test_a_job_carries_this_code_and_little_else(launched: Laptop) -> None:
-    look = "import mnist_ray.cluster as c; print(c.is_to_join(), c.__file__)"
+    look = "import mnist_ray.cluster as c; print(bool(c.to_join()), c.__file__)"
     shown = submit(
         launched, "bash", "-c", f"du -sb --exclude=__pycache__ . && ls -A && python -c '{look}'"
     ).splitlines()

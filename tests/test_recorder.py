@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from ray.tune.experiment import Trial
 
-from mnist_ray import recorder, resources, trainer
+from mnist_ray import checkpoint, model, recorder, resources, runs, trainer
+from mnist_ray.checkpoint import Checkpoint
+from mnist_ray.config import TrainConfig
 from mnist_ray.recorder import Recorder
 
 # As Ray 2.60 says it, shortened within the lines.
@@ -49,6 +51,26 @@ def test_why_a_trial_died(failures: list[str], says: str, tmp_path: Path) -> Non
 def test_why_a_training_run_died() -> None:
     said = trainer.cause(RuntimeError(OUT_OF_MEMORY))
     assert said.endswith("ran low on memory; lower --num-workers or --batch-size")
+
+
+def test_an_epoch_that_was_saved_and_not_told_is_not_lost(tmp_path: Path) -> None:
+    config, again = TrainConfig(epochs=3), []
+    metrics = [{"epoch": epoch, "train_loss": float(epoch)} for epoch in (1, 2)]
+    state = {"model": model.build(config).state_dict(), "optimizer": {}, "epoch": 2}
+    folder = tmp_path / runs.trial_name(0) / "checkpoint_000001"
+    checkpoint.save(folder, Checkpoint(state, config, metrics, "0"))
+    it = Recorder.__new__(Recorder)
+    it.folder, it.numbers, it.epochs = tmp_path, {"a": 0, "b": 1}, {0: [], 1: []}
+    it.show = SimpleNamespace(again=lambda *told: again.append(told))
+    for trial_id in it.numbers:
+        it.on_trial_recover(0, [], SimpleNamespace(trial_id=trial_id, error_file=None))
+    assert again == [(0, 2, "no message"), (1, 0, "no message")]
+    assert [row["train_loss"] for row in it.epochs[0]] == [1, 2]
+    assert it.epochs[1] == []
+    # What it had told is kept as it is noted.
+    it.epochs[0][0]["checkpoint"] = "noted"
+    it.on_trial_recover(0, [], SimpleNamespace(trial_id="a", error_file=None))
+    assert it.epochs[0][0]["checkpoint"] == "noted"
 
 
 class Clock:
