@@ -9,7 +9,7 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from mnist_ray import command, results, storage, tables
+from mnist_ray import command, storage, tables, views
 from mnist_ray.config import TRAIN_IMAGES
 from mnist_ray.display import console, described_recipe, described_workers
 from mnist_ray.errors import UserError
@@ -172,8 +172,8 @@ class Study:
             self.console.print(f"  {again}")
 
     def _table(self, folder: Place, condition: str) -> None:
-        rows = results.ranked(results.where(tables.read(folder), condition))
-        self.console.print(f"\n{results.render(results.summary(rows), 'table')}\n")
+        rows = views.ranked(views.where(tables.read(folder), condition))
+        self.console.print(f"\n{views.render(views.summary(rows), 'table')}\n")
 
     def _running(self) -> Table:
         # In Rich's own thread: copies, because the study goes on.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnist_ray import axes, errors, figures, page, results, runs, tables, verdict
+from mnist_ray import axes, errors, figures, page, runs, tables, verdict, views
 from mnist_ray.storage import Place, local
 from mnist_ray.verdict import Phase, Status
 
@@ -259,8 +259,8 @@ def _failures(trials: pd.DataFrame) -> str:
 
 
 def _all_trials(folder: Place) -> str:
-    table = results.summary(results.ranked(tables.read(folder)))
-    shown = results.cells(table)
+    table = views.summary(views.ranked(tables.read(folder)))
+    shown = views.cells(table)
     head = "".join(f"<th>{escape(name)}</th>" for name in shown[0])
     rows = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in shown[1:]

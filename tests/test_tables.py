@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel, Field
 from ray.tune import Trainable
 
-from mnist_ray import data, engine, recorder, results, scoring, tables
+from mnist_ray import data, engine, recorder, scoring, tables, views
 from mnist_ray.config import Recipe
 from mnist_ray.data import Mnist
 
@@ -196,7 +196,7 @@ def test_times_open_in_a_spreadsheet(tmp_path: Path) -> None:
         (row,) = csv.DictReader(file)
     assert row["started"] == row["ended"] == "2026-11-26 22:57:45"
     assert tables.read(tmp_path)["started"].to_pylist() == [NOW]
-    (shown,) = csv.DictReader(results.render(tables.read(tmp_path), "csv").splitlines())
+    (shown,) = csv.DictReader(views.render(tables.read(tmp_path), "csv").splitlines())
     assert shown == row
 
 
@@ -226,7 +226,7 @@ def test_json_has_neither_nan_nor_infinity(name: str, tmp_path: Path) -> None:
     )
     table = tables.read(tmp_path, name)
     table = table.append_column("nested", pa.array([[{"a": [value, 1.0]}] for value in odd]))
-    rows = json.loads(results.render(table, "json"), parse_constant=pytest.fail)
+    rows = json.loads(views.render(table, "json"), parse_constant=pytest.fail)
     column = "best_loss" if name == tables.TRIALS else "train_loss"
     assert [row[column] for row in rows] == [None] * 3
     assert [row["nested"] for row in rows] == [[{"a": [None, 1.0]}]] * 3
