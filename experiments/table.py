@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.stats import binomtest, ttest_ind
 
-from mnist_ray.verdict import mean_and_deviation
+from mnist_ray.search import mean_and_deviation
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from mnist_ray import errors
-from mnist_ray.command import typed
+from mnist_ray.terminal import typed
 
 COMMANDS = {
     "train": "train once, with Ray Train; without flags, the reference recipe",

@@ -99,7 +99,7 @@ NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 @contextmanager
-def storage_told(folder: object) -> Iterator[None]:
+def explain_storage_errors(folder: object) -> Iterator[None]:
     """Raises RunFailed for whatever was raised, by Ray too, because a disk was full or a bucket
     could not be reached."""
     try:

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_ray import command, errors
+from mnist_ray import errors, terminal
 from mnist_ray.config import RunConfig
 
 if TYPE_CHECKING:
-    from mnist_ray.scoring import Report
+    from mnist_ray.learn import ScoreReport as Report
 
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog=command.typed("evaluate"), description="Score a checkpoint, image by image."
+        prog=terminal.typed("evaluate"), description="Score a checkpoint, image by image."
     )
     parser.add_argument("checkpoint", help="Folder of a checkpoint, or its URI.")
     parser.add_argument(
@@ -41,18 +41,18 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.worst < 0:
         raise errors.UserError(f"worst is {args.worst}, but must be at least 0.")
-    from mnist_ray import checkpoint, data, scoring  # after the flags: torch takes seconds
+    from mnist_ray import learn  # after the flags: torch takes seconds
 
-    saved = checkpoint.load(args.checkpoint)
-    mnist = data.load(args.data_dir)
+    saved = learn.load_checkpoint(args.checkpoint)
+    mnist = learn.load_mnist(args.data_dir)
     if args.on == "test":
-        part = data.test_part(mnist)
+        part = learn.test_part(mnist)
     else:
         if not saved.recipe.holdout:
             raise errors.UserError(f"checkpoint {args.checkpoint} held out no images (holdout 0).")
-        part = data.split(mnist, saved.recipe.holdout, saved.recipe.train_size).score
+        part = learn.split(mnist, saved.recipe.holdout, saved.recipe.train_size).score
     _print(
-        scoring.report(scoring.load_model(saved), part), args.on, saved.state["epoch"], args.worst
+        learn.score_report(learn.load_model(saved), part), args.on, saved.state["epoch"], args.worst
     )
 
 

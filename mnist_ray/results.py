@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mnist_ray import command, errors, runs, storage, tables, views
+from mnist_ray import errors, storage, tables, terminal
 from mnist_ray.config import RunConfig
 from mnist_ray.storage import Place
 
@@ -34,21 +34,21 @@ def _table(folder: Place, name: str) -> pa.Table:
     try:
         return tables.read(folder, name)
     except tables.NoTable:
-        if runs.is_run(folder):  # that was killed before its first row
+        if tables.is_run(folder):  # that was killed before its first row
             return tables.empty(name)
         raise
 
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
-        prog=command.typed("results"), description="Show what studies and training runs found."
+        prog=terminal.typed("results"), description="Show what studies and training runs found."
     )
     parser.add_argument("path", nargs="*", help="Folders of runs, or URIs (default: the newest).")
     parser.add_argument("--top", type=int, metavar="N", help="Only the first N rows, at least 1.")
     parser.add_argument(
         "--sort",
         metavar="COLUMN",
-        help=f"Sort by (default: {views.BEST}; with --epochs, as they were trained).",
+        help=f"Sort by (default: {tables.BEST}; with --epochs, as they were trained).",
     )
     parser.add_argument(
         "--format",
@@ -90,11 +90,9 @@ def main(argv: Sequence[str]) -> None:
                 raise errors.UserError(
                     f"{flag} is set, but report shows whole runs; leave one of them out."
                 )
-        from mnist_ray import report  # Plotly, Optuna and pandas take seconds to import
-
         if not (found := load(folders, tables.TRIALS)):
             raise errors.UserError(f"path {folders[0]} has no row yet, and so nothing to report.")
-        print(report.write(list(found), args.report))
+        print(tables.write_report(list(found), args.report))
         return
     name = tables.EPOCHS if args.epochs else tables.TRIALS
     found = load(folders, name)
@@ -102,13 +100,13 @@ def main(argv: Sequence[str]) -> None:
         list(found.values()) or [tables.empty(name)], promote_options="permissive"
     )
     if args.where is not None:
-        table = views.where(table, args.where)
+        table = tables.where(table, args.where)
     if args.over_seeds:
-        table = views.over_seeds(table)
+        table = tables.over_seeds(table)
     if args.sort is None and not args.epochs:
-        table = views.ranked(table)
+        table = tables.ranked(table)
     elif args.sort is not None:
-        table = views.ranked(table, args.sort)
+        table = tables.ranked(table, args.sort)
     if args.top:
         table = table.slice(0, min(args.top, len(table)))
     if args.format in ("table", "markdown") and not len(table):
@@ -116,11 +114,11 @@ def main(argv: Sequence[str]) -> None:
             print(f"{name} has no rows where {args.where}", file=sys.stderr)
         return
     if args.format in ("table", "markdown"):
-        table = table if args.epochs else views.summary(table)
+        table = table if args.epochs else tables.summary(table)
         full = [name for name in table.column_names if table[name].null_count < len(table)]
         table = table.select(full)
         print(f"{', '.join(str(folder) for folder in found)}\n", file=sys.stderr)
-    print(views.render(table, args.format))
+    print(tables.render(table, args.format))
 
 
 if __name__ == "__main__":

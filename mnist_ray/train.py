@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from mnist_ray import errors, flags
+from mnist_ray import errors, terminal
 from mnist_ray.config import Recipe, Resources, RunConfig
 from mnist_ray.errors import RunFailed
-from mnist_ray.verdict import Status
+from mnist_ray.search import Status
 
 
 def main(argv: Sequence[str]) -> None:
-    recipe, needs, run = flags.parse(
+    recipe, needs, run = terminal.parse_flags(
         argv,
         "train",
         Recipe,
@@ -17,9 +17,9 @@ def main(argv: Sequence[str]) -> None:
         RunConfig,
         description="Train the network once. Without flags: the reference recipe.",
     )
-    from mnist_ray import display, trainer  # after the flags: torch and Ray take seconds
+    from mnist_ray import cluster  # after the flags: torch and Ray take seconds
 
-    row = trainer.train(recipe, needs, run, display.Training())
+    row = cluster.train(recipe, needs, run, terminal.TrainingDisplay())
     if row["status"] == Status.DIVERGED:
         raise RunFailed(
             f"the loss was not finite after epoch {row['epochs_trained']}; lower the learning rate."

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from mnist_ray import errors, flags
+from mnist_ray import errors, terminal
 from mnist_ray.config import STUDY_RECIPE, PerWorker, Recipe, RunConfig, TuneConfig
 
 
 def main(argv: Sequence[str]) -> None:
-    base, settings, per_worker, run = flags.parse(
+    base, settings, per_worker, run = terminal.parse_flags(
         argv,
         "tune",
         Recipe,
@@ -17,12 +17,9 @@ def main(argv: Sequence[str]) -> None:
         description="Search hyperparameters. Without flags: dropout, lr and momentum.",
         defaults=STUDY_RECIPE,
     )
-    from mnist_ray import (  # after the flags: torch and Ray take seconds to import
-        display_study,
-        study,
-    )
+    from mnist_ray import cluster  # after the flags: torch and Ray take seconds to import
 
-    study.study(base, settings, per_worker, run, display_study.Study())
+    cluster.run_study(base, settings, per_worker, run, terminal.StudyDisplay())
 
 
 if __name__ == "__main__":

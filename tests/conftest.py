@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow.fs
 import pytest
 
-from mnist_ray import data
 from mnist_ray.config import RunConfig
-from mnist_ray.data import Mnist
+from mnist_ray.learn import data
+from mnist_ray.learn.data import Mnist
 from mnist_ray.storage import Place, place
 
 
@@ -46,7 +46,7 @@ SECRET = "not-to-be-printed-or-kept"
 @contextlib.contextmanager
 def s3_server() -> Iterator[subprocess.Popen[bytes]]:
     """An S3 server of our own, spoken to over HTTP, with a bucket; the environment leads to it."""
-    from mnist_ray.cluster import free_port
+    from mnist_ray.cluster.connect import free_port
 
     port = free_port()
     server = subprocess.Popen(
@@ -92,7 +92,7 @@ def ray_cluster(bucket: str) -> Iterator[None]:
     processes know of the bucket."""
     from ray.cluster_utils import Cluster
 
-    from mnist_ray.cluster import API_SERVER, free_port
+    from mnist_ray.cluster.connect import API_SERVER, free_port
 
     port = free_port()
     with pytest.MonkeyPatch.context() as patch:

@@ -1,8 +1,10 @@
-"""Who may know whom. The README's arrows are these."""
+"""The house: which part may know which, and what none may do."""
 
 import ast
+import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,156 +12,95 @@ import pytest
 import mnist_ray
 
 PACKAGE = Path(mnist_ray.__file__).parent
-ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
-
+FILES = sorted(PACKAGE.rglob("*.py"))
+PARTS = ("learn", "search", "cluster", "tables", "terminal")
 MAY_IMPORT = {
-    "errors": set(),
-    "command": set(),
-    "storage": {"errors"},
-    "fields": {"errors", "storage"},
-    "config": {"errors", "fields"},
-    "flags": {"command", "config", "errors", "fields", "runs", "search", "storage"},
-    "fetch": {"errors", "storage"},
-    "data": {"fetch"},
-    "recipe": {"config", "data"},
-    "kernels": set(),
-    "model": {"config", "kernels"},
-    "checkpoint": {"config", "errors", "fields", "storage"},
-    "engine": {"config", "data", "model", "recipe"},
-    "process": {"kernels"},
-    "scoring": {"checkpoint", "data", "engine", "errors", "model", "storage"},
-    "evaluate": {"checkpoint", "command", "config", "data", "errors", "scoring"},
-    "tables": {"config", "errors", "storage", "verdict"},
-    "views": {"errors", "tables", "verdict"},
-    "results": {"command", "config", "errors", "report", "runs", "storage", "tables", "views"},
-    "axes": {"search"},
-    "figures": {"axes", "search", "verdict"},
-    "page": set(),
-    "report": {
-        "axes",
-        "errors",
-        "figures",
-        "page",
-        "runs",
-        "storage",
-        "tables",
-        "verdict",
-        "views",
-    },
-    "resources": {"config", "errors", "storage"},
-    "cluster": {"errors", "resources"},
-    "runs": {"config", "errors", "fields", "search", "storage", "tables"},
-    "search": {"config", "errors", "fields"},
-    "plan": {"config", "errors", "search", "verdict"},
-    "resume": {"checkpoint", "config", "runs", "storage", "tables"},
-    "display": {"command", "config", "data", "model", "resources", "storage"},
-    "verdict": set(),
-    "display_study": {
-        "command",
-        "config",
-        "display",
-        "errors",
-        "plan",
-        "resources",
-        "storage",
-        "tables",
-        "verdict",
-        "views",
-    },
-    "schedulers": {"plan", "runs", "search", "storage", "tables", "verdict"},
-    "tracking": {"errors"},
-    "recorder": {
-        "config",
-        "display_study",
-        "errors",
-        "resources",
-        "resume",
-        "runs",
-        "schedulers",
-        "storage",
-        "tables",
-        "verdict",
-    },
-    "trainer": {
-        "checkpoint",
-        "cluster",
-        "config",
-        "data",
-        "display",
-        "errors",
-        "model",
-        "resources",
-        "resume",
-        "runs",
-        "scoring",
-        "storage",
-        "tables",
-        "verdict",
-        "workers",
-    },
-    "workers": {
-        "checkpoint",
-        "config",
-        "data",
-        "engine",
-        "process",
-        "resources",
-        "runs",
-        "storage",
-    },
-    "trial": {
-        "checkpoint",
-        "config",
-        "data",
-        "engine",
-        "errors",
-        "process",
-        "resources",
-        "runs",
-        "storage",
-        "workers",
-    },
-    "train": {"config", "display", "errors", "flags", "trainer", "verdict"},
-    "study": {
-        "checkpoint",
-        "cluster",
-        "config",
-        "data",
-        "display_study",
-        "engine",
-        "errors",
-        "plan",
-        "recorder",
-        "resources",
-        "resume",
-        "runs",
-        "schedulers",
-        "scoring",
-        "search",
-        "storage",
-        "tables",
-        "tracking",
-        "trial",
-        "verdict",
-    },
-    "tune": {"config", "display_study", "errors", "flags", "study"},
-    "__main__": {"command", "errors"},
+    "learn": set(),
+    "search": set(),
+    "tables": {"search"},
+    "cluster": {"learn", "search", "tables"},
+    "terminal": {"cluster", "learn", "search", "tables"},  # of the first two, types alone
 }
+"""The parts that each may import, besides config, fields, storage and errors, which all may."""
+
+FOUNDATION = ("config", "errors", "fields", "storage")
 
 
-def imports_of(room: str) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{room}.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "mnist_ray":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mnist_ray."):
-            found.add(str(node.module).split(".")[1])
-    return found
+def name(file: Path) -> str:
+    return str(file.relative_to(PACKAGE))
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_run_one_way(room: str) -> None:
-    assert imports_of(room) == MAY_IMPORT[room]
+def part_of(file: Path) -> str:
+    """The part that a file belongs to, or empty for one at the top."""
+    inside = file.relative_to(PACKAGE).parts
+    return inside[0] if len(inside) > 1 else ""
+
+
+def imports(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each module that a file imports from, with the names that it takes."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_parts_import_one_way(file: Path) -> None:
+    me = part_of(file)
+    for module, names in imports(file):
+        asked = {module.split(".")[1]} if module.startswith("mnist_ray.") else set()
+        asked |= set(names) if module == "mnist_ray" else set()
+        if me:
+            assert asked <= {me, *MAY_IMPORT[me], *FOUNDATION}
+        elif file.stem in FOUNDATION:
+            assert asked <= set(FOUNDATION[: FOUNDATION.index(file.stem) + 1]) | {*FOUNDATION}
+            assert not asked & {*PARTS}
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_from_outside_only_the_face_of_a_part_is_used(file: Path) -> None:
+    tree = ast.parse(file.read_text())
+    known = {part for module, names in imports(file) if module == "mnist_ray" for part in names}
+    for part in set(PARTS) - {part_of(file)}:
+        face = set(importlib.import_module(f"mnist_ray.{part}").__all__)
+        for module, names in imports(file):
+            assert not module.startswith(f"mnist_ray.{part}."), module
+            if module == f"mnist_ray.{part}":
+                assert set(names) <= face
+        for node in ast.walk(tree) if part in known else ():
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.value.id != part or node.attr in face, node.attr
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_face_exports_what_it_says(part: str) -> None:
+    face = importlib.import_module(f"mnist_ray.{part}")
+    assert face.__doc__
+    assert sorted(face.__all__) == sorted(set(face.__all__))
+    assert all(hasattr(face, name) for name in face.__all__)
+
+
+def test_only_the_cluster_imports_ray_and_only_learning_and_it_torch() -> None:
+    for file in FILES:
+        packages = {module.split(".")[0] for module, _ in imports(file)}
+        assert "ray" not in packages or part_of(file) == "cluster", file
+        assert not packages & {"torch", "torchvision"} or part_of(file) in ("cluster", "learn")
+
+
+def test_no_script_reaches_into_a_module() -> None:
+    """No experiment assigns to a module of the package, or writes a network or a loop anew."""
+    experiments = PACKAGE.parent / "experiments"
+    for file in experiments.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        ours = {name for module, names in imports(file) if module == "mnist_ray" for name in names}
+        for node in ast.walk(tree):
+            for target in getattr(node, "targets", ()):
+                assert not (
+                    isinstance(target, ast.Attribute)
+                    and isinstance(target.value, ast.Name)
+                    and target.value.id in ours
+                ), file
 
 
 def run_python(code: str) -> str:
@@ -174,31 +115,37 @@ import sys
 sys.modules["ray"] = None  # any import of it now fails
 from pathlib import Path
 import numpy as np
-from mnist_ray import checkpoint, config, data, engine, plan, report, scoring, tables
+from mnist_ray import config, learn, search, tables
 folder = Path({str(tmp_path)!r})
 rng = np.random.default_rng(0)
 images, labels = rng.integers(0, 256, (200, 28, 28), np.uint8), rng.integers(0, 10, 200, np.uint8)
-mnist = data.Mnist(images, labels, images, labels)
+mnist = learn.Mnist(images, labels, images, labels)
 recipe, rows = config.Recipe(epochs=1), []
-splits = data.split(mnist, 0)
+splits = learn.split(mnist, 0)
 def keep(metrics, state):
     rows.append(metrics)
-    checkpoint.save(folder, checkpoint.Checkpoint(state, recipe, [metrics], splits.hash))
-engine.fit(recipe, splits, on_epoch=keep)
-assert scoring.score_test(folder, mnist).accuracy == rows[0]["accuracy"]
+    learn.save_checkpoint(folder, learn.Checkpoint(state, recipe, [metrics], splits.hash))
+learn.fit(recipe, splits, on_epoch=keep)
+assert learn.score_test(folder, mnist).accuracy == rows[0]["accuracy"]
 epochs = [tables.epoch_row("a", 0, metrics) for metrics in rows]
 tables.write(folder, [tables.trial_row(recipe.model_dump(), rows)], epochs)
 assert tables.read(folder)["final_accuracy"][0].as_py() == rows[0]["accuracy"]
+tables.write_report([folder], folder / "report.html")
 """)
 
 
 @pytest.mark.parametrize("command", ["results", "train", "tune", "evaluate"])
 def test_tables_and_flags_need_neither_torch_nor_ray(command: str) -> None:
     loaded = run_python(f"import mnist_ray.{command}, sys; print(*sys.modules)").split()
-    assert not {"torch", "ray", "pandas"} & set(loaded)
+    assert not {"torch", "ray", "pandas", "optuna", "plotly"} & set(loaded)
 
 
 def test_nothing_happens_at_import() -> None:
+    modules = [
+        ".".join(("mnist_ray", *file.relative_to(PACKAGE).with_suffix("").parts))
+        for file in FILES
+        if file.stem not in ("__main__", "__init__")
+    ]
     # Only what mnist_ray itself does counts, so its packages are imported first.
     run_python(f"""
 import sys, logging
@@ -210,9 +157,8 @@ def watch(event, args):
     if wrote or event in ("os.mkdir", "subprocess.Popen", "socket.connect", "os.putenv"):
         raise AssertionError((event, args))
 sys.addaudithook(watch)
-for room in {ROOMS!r}:
-    if room != "__main__":
-        __import__(f"mnist_ray.{{room}}")
+for module in {modules!r}:
+    __import__(module)
 assert not ray.is_initialized()
 assert logging.getLogger().handlers == handlers
 """)

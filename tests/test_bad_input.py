@@ -17,12 +17,14 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from mnist_ray import checkpoint, errors, evaluate, results, resume, search, tables, train, tune
-from mnist_ray.checkpoint import Checkpoint
+from mnist_ray import errors, evaluate, results, search, tables, train, tune
+from mnist_ray.cluster import resume
 from mnist_ray.config import STUDY_RECIPE, Recipe, Resources, RunConfig, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.fetch import FILES
-from mnist_ray.model import build
+from mnist_ray.learn import checkpoint
+from mnist_ray.learn.checkpoint import Checkpoint
+from mnist_ray.learn.fetch import FILES
+from mnist_ray.learn.model import build
 
 
 def many(examples: int) -> settings:

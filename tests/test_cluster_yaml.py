@@ -7,8 +7,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from mnist_ray import flags
 from mnist_ray.config import PerWorker, Recipe, RunConfig, TuneConfig
+from mnist_ray.terminal import flags
 
 REPOSITORY = Path(__file__).parent.parent
 KUBERNETES = REPOSITORY / "experiments" / "cluster"

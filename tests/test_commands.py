@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mnist_ray import errors, evaluate, train, tune
-from mnist_ray.data import Mnist
+from mnist_ray.learn.data import Mnist
 
 COMMANDS = {"train": train.main, "tune": tune.main, "evaluate": evaluate.main}
 

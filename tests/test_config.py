@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from mnist_ray import errors, flags, search, train, tune
+from mnist_ray import errors, search, train, tune
 from mnist_ray.config import (
     STUDY_RECIPE,
     PerWorker,
@@ -19,6 +19,7 @@ from mnist_ray.config import (
 )
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, parse_yaml, read_yaml
+from mnist_ray.terminal import flags
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import pytest
 from rich.table import Table
 
-from mnist_ray import display, errors
+from mnist_ray import errors
+from mnist_ray.terminal import training
 
 
 def printed(encoding: str, *texts: object) -> bytes:
@@ -18,7 +19,7 @@ def printed(encoding: str, *texts: object) -> bytes:
 
     def command(_: Sequence[str]) -> None:
         for text in texts:
-            display.console().print(text)
+            training.console().print(text)
         raise errors.UserError(str(texts[0]))
 
     with pytest.MonkeyPatch.context() as patch:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mnist_ray.config import Recipe
-from mnist_ray.verdict import mean_and_deviation
+from mnist_ray.search.outcome import mean_and_deviation
 
 REPOSITORY = Path(__file__).parent.parent
 EXPERIMENTS = REPOSITORY / "experiments"

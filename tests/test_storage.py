@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 from conftest import SECRET
 
-from mnist_ray import checkpoint, errors, evaluate, results, runs, storage, tables, train
-from mnist_ray.checkpoint import Checkpoint
+from mnist_ray import errors, evaluate, results, storage, tables, train
 from mnist_ray.config import Recipe, RunConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fields import read_yaml
-from mnist_ray.model import build
+from mnist_ray.learn import checkpoint
+from mnist_ray.learn.checkpoint import Checkpoint
+from mnist_ray.learn.model import build
 from mnist_ray.storage import Place
+from mnist_ray.tables import run_folder
 
 ROW = tables.trial_row(Recipe().model_dump(), [], run="a", trial=0, status="failed")
 
@@ -68,16 +70,16 @@ def test_what_ray_calls_by_a_path(bucket: str, tmp_path: Path) -> None:
 
 def test_a_run_in_a_bucket(home: Place, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunConfig(storage=str(home), name="a")
-    folder = runs.folder(run, "train")
-    with runs.claimed(folder, "train", {"lr": 0.5}):
+    folder = run_folder.folder_of(run, "train")
+    with run_folder.locked(folder, "train", {"lr": 0.5}):
         pass
     tables.write(folder, [ROW], [])
     assert tables.read(folder).to_pylist()[0].items() >= ROW.items()
     with pytest.raises(UserError, match="name a is taken"):
-        runs.folder(run, "train")
+        run_folder.folder_of(run, "train")
     with pytest.raises(UserError, match="holds no tune"):
-        runs.folder(run.replace(resume=True), "tune")
-    assert runs.settings(run.replace(resume=True), "train") == {"lr": 0.5}
+        run_folder.folder_of(run.replace(resume=True), "tune")
+    assert run_folder.recorded_settings(run.replace(resume=True), "train") == {"lr": 0.5}
     assert read_yaml(folder / "train.yaml") == {"lr": 0.5}
     assert errors.run(results.main, ["--storage", str(home)]) == 0
     shown = capsys.readouterr()
@@ -95,7 +97,7 @@ def test_a_checkpoint_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     folder = storage.place("storage", f"{bucket}/checkpoints")
     storage.write(folder / "checkpoint_1" / checkpoint.FILE, saved)
     storage.write(folder / "checkpoint_2" / checkpoint.FILE, saved[:-100])
-    assert list(checkpoint.whole(folder.glob("checkpoint_*"))) == [folder / "checkpoint_1"]
+    assert list(checkpoint.readable(folder.glob("checkpoint_*"))) == [folder / "checkpoint_1"]
     assert checkpoint.load(f"{bucket}/checkpoints/checkpoint_1").recipe == config
 
 
@@ -192,7 +194,7 @@ def test_a_name_that_no_one_chose_is_the_next_that_is_free(home: Place) -> None:
     storage.make(home)
 
     def taken(_: int) -> Place:
-        with runs.claimed(home / "train-1", "train", {"lr": 0.5}, rename=True) as folder:
+        with run_folder.locked(home / "train-1", "train", {"lr": 0.5}, rename=True) as folder:
             assert read_yaml(folder / "train.yaml") == {"lr": 0.5}
             return folder
 
@@ -203,7 +205,7 @@ def test_a_name_that_no_one_chose_is_the_next_that_is_free(home: Place) -> None:
     assert not list(home.glob("*/*.claim-*"))
     with (
         pytest.raises(UserError, match="was just taken"),
-        runs.claimed(folders[0], "train", {"lr": 0.1}),
+        run_folder.locked(folders[0], "train", {"lr": 0.1}),
     ):
         pass
     assert read_yaml(folders[0] / "train.yaml") == {"lr": 0.5}
@@ -222,13 +224,13 @@ flock = fcntl.flock
 def test_a_run_on_nfs_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", as_nfs_does)
     with ExitStack() as first:
-        first.enter_context(runs.claimed(tmp_path / "a", "train", {}))
+        first.enter_context(run_folder.locked(tmp_path / "a", "train", {}))
         with (
             pytest.raises(UserError, match="a is being run by another process"),
-            runs.claimed(tmp_path / "a", "train", {}, resume=True),
+            run_folder.locked(tmp_path / "a", "train", {}, resume=True),
         ):
             pass
-    with runs.claimed(tmp_path / "a", "train", {}, resume=True):
+    with run_folder.locked(tmp_path / "a", "train", {}, resume=True):
         pass
 
 
@@ -253,7 +255,7 @@ def test_what_a_file_system_says_of_locks(
     with ExitStack() as stack:
         if says:
             stack.enter_context(pytest.raises(UserError, match=says))
-        stack.enter_context(runs.claimed(tmp_path / "a", "train", {}))
+        stack.enter_context(run_folder.locked(tmp_path / "a", "train", {}))
 
 
 @pytest.mark.parametrize(

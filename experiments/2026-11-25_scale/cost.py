@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mnist_ray import search
 from mnist_ray.config import STUDY_RECIPE, Recipe, TuneConfig
-from mnist_ray.plan import Plan
+from mnist_ray.search import Plan
 
 HERE = Path(__file__).parent
 

@@ -12,7 +12,7 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from mnist_ray import data, tables
+from mnist_ray import learn, tables
 from mnist_ray.config import RunConfig
 
 HERE = Path(__file__).parent
@@ -51,7 +51,7 @@ def study(trials: int, storage: str) -> dict[str, float]:
 _TABLES = (tables.TRIALS, tables.EPOCHS)
 
 
-def distribution(nodes: int, mnist: data.Mnist) -> dict[str, float]:
+def distribution(nodes: int, mnist: learn.Mnist) -> dict[str, float]:
     """Seconds until each of so many nodes, with an object store of its own, has read MNIST."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(nodes):
@@ -103,7 +103,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as storage:
             record("trials.csv", [study(trials, storage) for trials in args.trials])
     if args.nodes:
-        mnist = data.load(RunConfig().data_dir)
+        mnist = learn.load_mnist(RunConfig().data_dir)
         record("nodes.csv", [distribution(nodes, mnist) for nodes in args.nodes])
     where = tables.provenance()
     print(f"{where['hardware']}; Ray {where['ray']}; commit {where['commit']}")

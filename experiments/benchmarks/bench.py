@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mnist_ray import data, engine, model, process, tables
+from mnist_ray import learn, tables
 from mnist_ray.config import Recipe, RunConfig
 
 WINDOW = 6000
@@ -52,7 +52,7 @@ def engine_loop(
     world_size: int = 1,
     at: str = "",
 ) -> None:
-    process.prepare(threads)
+    learn.prepare_process(threads)
     config = Recipe(batch_size=batch_size, epochs=1000)
     window = WINDOW // batch_size
     began, done = time.perf_counter(), 0
@@ -69,7 +69,7 @@ def engine_loop(
         if world_size == 1:
             return network
         # Ray Train's prepare_model does the same.
-        return process.wait_awake(
+        return learn.wait_awake(
             nn.parallel.DistributedDataParallel(
                 network, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -78,8 +78,8 @@ def engine_loop(
     warnings.simplefilter("ignore", FutureWarning)  # of DDP's options
     if world_size > 1:
         dist.init_process_group("gloo", f"file://{at}", rank=rank, world_size=world_size)
-    splits = data.split(data.load(RunConfig().data_dir), 0)
-    engine.fit(config, splits, rank=rank, world_size=world_size, wrap=wrap, on_step=on_step)
+    splits = learn.split(learn.load_mnist(RunConfig().data_dir), 0)
+    learn.fit(config, splits, rank=rank, world_size=world_size, wrap=wrap, on_step=on_step)
 
 
 class Loops:
@@ -136,7 +136,7 @@ def against_the_plain_loop(rounds: int, cores: int) -> list[tuple[str, str, str]
                 Loops((plain_loop, (threads, 64, root))),
                 Loops((engine_loop, (threads, 64))),
             )
-        arithmetic = engine.resolve_precision("auto", torch.device("cpu"))
+        arithmetic = learn.resolve_precision("auto", torch.device("cpu"))
         ceiling = matrix_product(threads, arithmetic)
         share = statistics.median(fast) * flop / ceiling
         where = f"{threads} thread{'s' * (threads > 1)}, batch 64"
@@ -180,7 +180,7 @@ def training_flop() -> float:
     and place it is used at, forward, for the gradient of the weights and for that of the input,
     which the first layer does not need."""
     flop = 0.0
-    for index, layer in enumerate(model.layers(model.build(Recipe()))):
+    for index, layer in enumerate(learn.layers(learn.build_network(Recipe()))):
         if layer.name.startswith("Conv"):
             places = layer.output[1] * layer.output[2]
             flop += 2 * layer.parameters * places * (2 if index == 0 else 3)

@@ -2,21 +2,21 @@
 
 import torch
 
-from mnist_ray import data, engine
+from mnist_ray import learn
 from mnist_ray.config import Recipe, RunConfig
 
 
 def main() -> None:
     device = torch.device("cuda")
     base = Recipe(lr=0.05, dropout=0.1, rotation=8, holdout=10_000, epochs=1, seed=3)
-    splits = data.split(data.load(RunConfig().data_dir), base.holdout)
-    engine.fit(base, splits, device=device)  # to warm up
+    splits = learn.split(learn.load_mnist(RunConfig().data_dir), base.holdout)
+    learn.fit(base, splits, device=device)  # to warm up
     print(torch.cuda.get_device_name(device))
     for precision in ("bf16", "fp32"):
         for batch_size in (64, 512):
-            rows: list[engine.Metrics] = []
+            rows: list[learn.Metrics] = []
             config = base.replace(precision=precision, batch_size=batch_size)
-            engine.fit(
+            learn.fit(
                 config, splits, device=device, on_epoch=lambda row, _, to=rows: to.append(row)
             )
             print(f"{precision}, batch {batch_size}: {rows[0]['images_per_second']:,.0f} images/s")

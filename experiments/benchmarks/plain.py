@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mnist_ray.fetch import torchvision_mnist
+from mnist_ray.learn import torchvision_mnist
 
 
 def network(dropout: float) -> nn.Sequential:

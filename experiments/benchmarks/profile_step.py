@@ -12,23 +12,23 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from torch.profiler import ProfilerActivity, profile
 
-from mnist_ray import data, engine, process
+from mnist_ray import learn
 from mnist_ray.config import Recipe, RunConfig
 
 STEPS = 100
 
 
 def main(threads: int) -> None:
-    process.prepare(threads)
+    learn.prepare_process(threads)
     config = Recipe(train_size=STEPS * 64, holdout=10, epochs=3)
     profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
-    def on_epoch(metrics: engine.Metrics, state: engine.State) -> None:
+    def on_epoch(metrics: learn.Metrics, state: learn.State) -> None:
         if metrics["epoch"] == 2:  # the first compiles, the second fills the caches
             profiler.start()
 
-    splits = data.split(data.load(RunConfig().data_dir), config.holdout, config.train_size)
-    engine.fit(config, splits, on_epoch=on_epoch)
+    splits = learn.split(learn.load_mnist(RunConfig().data_dir), config.holdout, config.train_size)
+    learn.fit(config, splits, on_epoch=on_epoch)
     profiler.stop()
     events = profiler.key_averages(group_by_input_shape=True)
     total = sum(event.self_cpu_time_total for event in events)

@@ -1,0 +1,204 @@
+"""What a study's driver notes down as its trials go: the rows of the results tables."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
+from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS, DONE, EXPERIMENT_TAG, SHOULD_CHECKPOINT
+
+from mnist_ray import errors, storage, tables
+from mnist_ray.cluster import resources, resume
+from mnist_ray.cluster.schedulers import Search
+from mnist_ray.cluster.show import StudyShow
+from mnist_ray.config import Recipe
+from mnist_ray.search import Phase, Status
+from mnist_ray.storage import Place
+
+DEATHS = {
+    errors.LOW_ON_MEMORY: "it was killed because its node ran low on memory; lower --max-concurrent"
+    " or --batch-size",
+    "worker process has died": "its process died",
+    "node has died": "its node was lost",
+    "temporarily unavailable": "its process was lost",
+}
+"""What Ray says of a trial that did not fail by itself, and we in its place."""
+
+TUNES_OWN = {
+    *(*AUTO_RESULT_KEYS, *DEBUG_METRICS, DONE, EXPERIMENT_TAG, SHOULD_CHECKPOINT),
+    CHECKPOINT_PATH_KEY,
+}
+"""What Tune adds to the metrics that a trial reports."""
+
+
+class Recorder(tune.Callback):  # type: ignore[misc]
+    """Keeps the rows of the results tables, and writes them as trials end. `epochs` are
+    those of each trial so far, where the study is resumed."""
+
+    def __init__(
+        self,
+        folder: Place,
+        base: Recipe,
+        split_hash: Callable[[Recipe], str],
+        show: StudyShow,
+        searcher: Search,
+        max_failures: int,
+        epochs: tables.Epochs,
+        why_waiting: Callable[[], str],
+        waiting_launches: Callable[[], int],
+        **known: Any,
+    ) -> None:
+        self.folder, self.base, self.split_hash, self.show = folder, base, split_hash, show
+        self.plan, self.numbers, self.known = searcher.plan, searcher.numbers, known
+        self.searcher, self.max_failures = searcher, max_failures
+        self.why_waiting, self.waiting_launches = why_waiting, waiting_launches
+        self.began: dict[int, float] = {}
+        self.epochs = epochs
+        self.given_up: Counter[int] = Counter()
+        self.looked, self.silent = 0.0, dict[str, float]()
+        self.unwritten, self.write_after = False, 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks, and reads them never
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
+        now = time.monotonic()
+        if self.unwritten and now > self.write_after:
+            self.write()
+        if now - self.looked < 1:
+            return
+        self.looked = now
+        silent = {trial.trial_id: trial for trial in trials if self._may_wait(trial)}
+        self.silent = {trial_id: self.silent.get(trial_id, now) for trial_id in silent}
+        long = [each for each, since in self.silent.items() if now - since > resources.PATIENCE]
+        if not long:
+            return
+        # A trial that launches workers runs while these wait: as many as wait, the newest ones.
+        running = [each for each in silent if silent[each].status == Trial.RUNNING]
+        busy = running[: max(0, len(running) - self.waiting_launches())] if running else []
+        for trial_id in long:
+            if trial_id not in busy:
+                self.show.wait(self.numbers[trial_id], self.why_waiting())
+                self.silent[trial_id] = now
+
+    def _may_wait(self, trial: Trial) -> bool:
+        """Whether the trial may be waiting for resources, as far as its status says."""
+        if trial.status == Trial.RUNNING:
+            return self.plan.study.workers_per_trial > 1
+        return bool(trial.status == Trial.PENDING)
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = self.numbers[trial.trial_id]
+        if number not in self.began:
+            rows = self.epochs.setdefault(number, [])
+            self.began[number] = time.monotonic() - tables.seconds(rows)
+            self.show.start(number, self.plan.trials[number])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: tables.Row, **_: Any
+    ) -> None:
+        number = self.numbers[trial.trial_id]
+        self.silent.pop(trial.trial_id, None)
+        metrics = {name: value for name, value in result.items() if name not in TUNES_OWN}
+        row = tables.epoch_row(self.folder.name, number, metrics)
+        # Where the trial's workers saved it, or else where Tune put what the trial reported.
+        saved = result.get(CHECKPOINT_PATH_KEY) or os.path.join(
+            trial.storage.trial_fs_path, result["checkpoint_dir_name"]
+        )
+        row["checkpoint"] = storage.relative(saved, self.folder)
+        # A trial that failed goes on from its last checkpoint, and may repeat an epoch.
+        before = [each for each in self.epochs[number] if each["epoch"] < row["epoch"]]
+        self.epochs[number] = [*before, row]
+        kept = tables.kept(self.epochs[number])
+        for each in before:
+            if each["checkpoint"] and each not in kept:
+                storage.remove(self.folder / each["checkpoint"])
+                each["checkpoint"] = None
+        self.show.epoch(row)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        number = self.numbers[trial.trial_id]
+        # It goes on from what it saved, and was perhaps killed before it told of the last epoch.
+        if saved := resume.trial(self.folder, number):
+            known = {row["epoch"]: row for row in self.epochs.get(number, ())}
+            self.epochs[number] = [known.get(row["epoch"], row) for row in saved.epochs]
+        self.show.again(number, len(saved.epochs) if saved else 0, _why(trial.error_file))
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
+    ) -> None:
+        self._end(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        self.on_trial_start(iteration, trials, trial)  # it may have failed before it started
+        number, why = self.numbers[trial.trial_id], _why(trial.error_file)
+        self.given_up[number] += 1
+        # Tune gives up at once where the process of the trial before dies while this one takes it.
+        if max(trial.run_metadata.num_failures, self.given_up[number]) <= self.max_failures:
+            self.searcher.try_again(trial.trial_id)
+            if saved := resume.trial(self.folder, number):  # which it will go on from
+                self.epochs[number] = saved.epochs
+            self.show.again(number, len(self.epochs[number]), why)
+        else:
+            self._end(trial, status=Status.FAILED, error=why)
+
+    def _end(self, trial: Trial, **known: Any) -> None:
+        number = self.numbers[trial.trial_id]
+        epochs = self.epochs[number]
+        planned = self.plan.trials[number]
+        config = self.base.replace(**planned.changes)
+        if epochs:
+            saved = epochs[-1] if planned.phase == Phase.FINAL else tables.best_epoch(epochs)
+            known["checkpoint"] = saved["checkpoint"]
+            known["split_hash"] = self.split_hash(config)
+        row = tables.trial_row(
+            config.model_dump(),
+            epochs,
+            run=self.folder.name,
+            trial=number,
+            phase=planned.phase,
+            repeats=planned.repeats,
+            origin=planned.origin,
+            total_seconds=time.monotonic() - self.began[number],
+            ended=datetime.now(UTC),
+            **self.known,
+            **known,
+        )
+        self.plan.tell(row)
+        self.unwritten = True  # `on_step_end` writes it, at once as long as that is quickly done
+        # Those from before the study was resumed too, and all of a trial that launched workers.
+        tables.prune(self.folder, tables.trial_folders(self.folder, number), epochs)
+        self.show.end_trial(row)
+
+    def write(self) -> None:
+        began = time.monotonic()
+        winner = self.plan.winner()  # so far, until the study has ended
+        for number, row in self.plan.rows.items():
+            row["winner"] = number == winner
+        trials = [self.plan.rows[number] for number in sorted(self.plan.rows)]
+        epochs = [row for number in sorted(self.epochs) for row in self.epochs[number]]
+        tables.write(self.folder, trials, epochs)
+        # Writing all rows takes longer with each; it shall not take more than a twentieth of the
+        # time. A trial that is not in the tables yet has its last checkpoint to go on from.
+        self.unwritten, now = False, time.monotonic()
+        self.write_after = now + 20 * (now - began)
+
+
+def _why(path: str | None) -> str:
+    """In a line, from a trial's file of errors, in which each failure follows those before."""
+    text = Path(path).read_text(encoding="utf-8").strip() if path else ""
+    newest = text[text.rfind("Failure # ") :] if "Failure # " in text else text
+    last = newest.splitlines()[-1] if newest else "no message"
+    if errors.NO_SPACE in last:
+        raise OSError(last)  # no trial's fault: the study stops, and can go on when there is room
+    for sign, words in DEATHS.items():
+        # Ray's text about memory has many lines, and ends with advice on Ray's own settings.
+        if sign in (newest if sign == errors.LOW_ON_MEMORY else last):
+            return words
+    return last

@@ -1,0 +1,149 @@
+"""What a Ray cluster has room for, and what all of its nodes see."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import ray
+from ray.util import placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mnist_ray.config import Resources
+from mnist_ray.errors import UserError
+from mnist_ray.storage import Place
+
+PATIENCE = 30
+"""Seconds that something may wait for resources before it says why."""
+
+
+class WorkerResources(NamedTuple):
+    """What each of some workers gets."""
+
+    cpus: int
+    gpus: int
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"
+
+
+def share(needs: Resources) -> WorkerResources:
+    """What each worker gets: its `cpus_per_worker`, or by default as many cores as all workers can
+    have, and a GPU if wanted or, by default, if there are enough. Where `min_workers` will do, it
+    is what that many can have. Raises UserError where they do not fit.
+    """
+    cpus, gpus = per_node("CPU"), per_node("GPU")
+    cores, needed = needs.cpus_per_worker, needs.min_workers or needs.num_workers
+    use_gpu = needed <= sum(gpus) if needs.use_gpu is None else needs.use_gpu
+    if use_gpu and needed > sum(gpus):
+        raise UserError(
+            f"use_gpu is on, but {needed} workers need {needed} GPUs and there are {sum(gpus)};"
+            " use fewer workers or --no-use-gpu."
+        )
+    for count in range(needs.num_workers, needed - 1, -1):
+        for each in [cores] if cores else range(max(cpus), 0, -1):
+            if workers_that_fit(WorkerResources(each, int(use_gpu))) >= count:
+                return WorkerResources(each, int(use_gpu))
+    each = cores or 1
+    raise UserError(
+        f"{needed} workers with {each} CPUs each need {needed * each} CPUs, but there are"
+        f" {sum(cpus)}; use fewer" + (" workers, or a lower cpus_per_worker." if cores else ".")
+    )
+
+
+def workers_that_fit(each: WorkerResources) -> int:
+    """How many workers fit on the cluster's nodes at a time."""
+    nodes = zip(per_node("CPU"), per_node("GPU"), strict=True)
+    return sum(min(cpus // each.cpus, gpus if each.gpus else cpus) for cpus, gpus in nodes)
+
+
+def check_shared(folder: Place) -> None:
+    """Raises UserError where `folder` is of this machine, and a node of the cluster does not have
+    it with what is in it."""
+    if not isinstance(folder, Path):
+        return
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    if not others:
+        return
+    with tempfile.NamedTemporaryFile(prefix=".mnist_ray-", dir=folder) as mark:
+        looks = [
+            _there.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(mark.name)
+            for node in others
+        ]
+        for node, there in zip(others, ray.get(looks), strict=True):
+            if not there:
+                raise UserError(
+                    f"storage {folder} is not shared: node {node['NodeManagerAddress']} does not"
+                    " have it; use a folder that all nodes share, or a URI like s3://bucket/path."
+                )
+
+
+@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
+def _there(path: str) -> bool:
+    return Path(path).exists()
+
+
+def why_waiting(each: WorkerResources, workers: int) -> str:
+    """What `workers` that have not started are waiting for."""
+    free, total = ray.available_resources(), ray.cluster_resources()
+    needed = {"CPU": workers * each.cpus, "GPU": workers * each.gpus}
+    words = ", ".join(
+        f"{needed[name]} {name}{'s' * (needed[name] > 1)} needed, {free.get(name, 0):g} of"
+        f" {total.get(name, 0):g} free"
+        for name in needed
+        if needed[name]
+    )
+    short = any(free.get(name, 0) < needed[name] for name in needed)
+    return f"{words}; {'something else uses the cluster' if short else 'processes are starting'}"
+
+
+def waiting_launches(workers: int) -> int:
+    """How many groups of `workers` workers wait for room on the cluster."""
+    groups = placement_group_table().values()
+    return sum(each["state"] == "PENDING" and len(each["bundles"]) == workers for each in groups)
+
+
+def cores(
+    cgroups: Path = Path("/sys/fs/cgroup"), of_process: Path = Path("/proc/self/cgroup")
+) -> int:
+    """How many cores this process may use, by its CPU mask and the quotas of its cgroups. Ray
+    counts those of the machine, and knows no quota but that of the outermost cgroup."""
+    machine = os.cpu_count() or 1
+    mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
+    return max(1, min([mask, *map(int, _quotas(cgroups, of_process))]))
+
+
+def _quotas(cgroups: Path, of_process: Path) -> Iterator[float]:
+    """Cores, by each quota of a cgroup that this process is in, or of one around it."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in of_process.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            inner = PurePosixPath(path.lstrip("/"))
+            around = [inner, *inner.parents]
+            if not controllers:  # version 2
+                for folder in around:
+                    yield from _quota(cgroups / folder / "cpu.max")
+            elif "cpu" in controllers.split(","):
+                for folder in around:
+                    at = cgroups / "cpu" / folder
+                    yield from _quota(at / "cpu.cfs_quota_us", at / "cpu.cfs_period_us")
+
+
+def _quota(*files: Path) -> Iterator[float]:
+    """Quota and period in these files, divided; nothing where there is none: `max`, or -1."""
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        words = " ".join(file.read_text(encoding="utf-8") for file in files).split()
+        quota, period = map(int, words)
+        if quota > 0:
+            yield quota / period
+
+
+def per_node(resource: str) -> list[int]:
+    """How much of it each node has that is alive."""
+    return [int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]]

@@ -1,0 +1,143 @@
+"""Ray Tune's side of a plan: what hands its trials to Tune, and when a trial is stopped."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+from ray.tune.search import Searcher
+
+from mnist_ray import tables
+from mnist_ray.search import Phase, Plan, policy
+from mnist_ray.storage import Place
+from mnist_ray.tables import Epochs
+
+METRIC = "accuracy"
+"""The metric that schedulers go by: of held-out images, in the phases that they look at."""
+
+
+class Search(Searcher):  # type: ignore[misc]
+    """Gives Tune the plan's trials, no more at a time than fit. The recorder tells the plan.
+
+    `begun` are the numbers of trials that go on first, in a study that is resumed."""
+
+    def __init__(self, plan: Plan, folder: Place, begun: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.plan, self.folder, self.begun = plan, folder, list(begun)
+        self.ended_before = len(plan.rows)
+        self.numbers: dict[str, int] = {}
+        self.names: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles what it is given, again and again, and reads it never
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        ended = len(self.plan.rows) - self.ended_before
+        if len(self.numbers) - ended >= self.plan.concurrent:
+            return None
+        if self.begun:
+            number = self.begun.pop(0)
+        elif self.plan.next() is None:
+            return self.FINISHED if self.plan.done else None
+        else:
+            number = len(self.plan.trials) - 1
+        self.numbers[trial_id] = number
+        trial = self.plan.trials[number]
+        return {**trial.changes, "phase": trial.phase, "trial": number}
+
+    def folder_name(self, trial: Trial) -> str:
+        """Of a trial of Tune's, within the study's folder."""
+        if trial.trial_id not in self.names:
+            # Beside what it saved before, of which this trial of Tune's does not know.
+            number = self.numbers[trial.trial_id]
+            self.names[trial.trial_id] = tables.new_trial_folder(self.folder, number)
+        return self.names[trial.trial_id]
+
+    def try_again(self, trial_id: str) -> None:
+        """As a new trial of Tune's, which has given up this one."""
+        self.begun.append(self.numbers.pop(trial_id))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """The recorder tells the plan."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: a plan follows from the rows of the trials table."""
+
+
+class FinishedTrial:
+    """A trial of a study that is resumed, to a scheduler."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id, self.config = f"ended-{number}", {"trial": number, "phase": Phase.SEARCH}
+
+
+class _SearchOnly(TrialScheduler):  # type: ignore[misc]
+    """Stops trials of the search only, and none at its last epoch, where it ends by itself: Ray
+    Train leaks the resources of a run that is killed while it shuts down, and the next trial would
+    wait for them for ever.
+
+    `reported` are the epochs of trials before the study was resumed.
+    """
+
+    def __init__(self, reported: Epochs, **how: Any) -> None:
+        super().__init__(time_attr="epoch", metric=METRIC, mode="max", grace_period=1, **how)
+        self.reported = dict(reported)
+
+    def on_trial_add(self, controller: Any, trial: Trial) -> None:
+        super().on_trial_add(controller, trial)
+        if trial.config["phase"] == Phase.SEARCH:
+            # Once: a trial that failed is added again.
+            for row in self.reported.pop(trial.config["trial"], ()):
+                super().on_trial_result(controller, trial, row)
+
+    def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if trial.config["phase"] != Phase.SEARCH or result["last"]:
+            return str(self.CONTINUE)
+        decision: str = super().on_trial_result(controller, trial, result)
+        return decision
+
+
+class Asha(_SearchOnly, ASHAScheduler):  # type: ignore[misc]
+    """Li et al., arXiv:1810.05934: after 1, 3, 9, … epochs only the best third go on."""
+
+    def __init__(self, reported: Epochs, max_epochs: int) -> None:
+        super().__init__(reported, max_t=max_epochs, reduction_factor=3)
+
+
+class Median(_SearchOnly, MedianStoppingRule):  # type: ignore[misc]
+    """Golovin et al., KDD 2017, p. 1487: stops a trial whose best accuracy so far is below the
+    median of the others' running means."""
+
+    def __init__(self, reported: Epochs, max_epochs: int) -> None:
+        super().__init__(reported)
+
+    def on_trial_add(self, controller: Any, trial: Trial) -> None:
+        super().on_trial_add(controller, trial)
+        self._stopped_trials.discard(trial)  # it was not, when what is known of it was new
+
+    def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        if "epoch" in result:  # not of one that had reported all before its study was resumed
+            super().on_trial_complete(controller, trial, result)
+
+    def _on_insufficient_samples(self, *_: Any) -> str:
+        return str(self.CONTINUE)  # Tune's would pause the first trials, and start them again
+
+
+def scheduler(plan: Plan, reported: Epochs) -> TrialScheduler:
+    """When to stop a trial. `reported` are the epochs of each trial so far, where the study is
+    resumed."""
+    named = policy(plan.study).stops
+    if named is None or plan.epochs == 1:
+        return FIFOScheduler()
+    stops: _SearchOnly = globals()[named](reported, plan.epochs)
+    for number in plan.rows:
+        if plan.trials[number].phase == Phase.SEARCH:
+            stops.on_trial_add(None, FinishedTrial(number))
+    return stops

@@ -1,0 +1,229 @@
+"""A study: many trials, with Ray Tune. This is its driver; which trials come next is `plan.py`'s,
+and what each does `trial.py`'s."""
+
+import os
+from collections.abc import Callable, Container
+from datetime import UTC, datetime
+from operator import itemgetter
+
+import ray
+import torch
+import yaml
+from ray import tune
+
+from mnist_ray import errors, learn, search, storage, tables
+from mnist_ray.cluster import connect, resources, resume, schedulers, tracking, trial
+from mnist_ray.cluster.recorder import Recorder
+from mnist_ray.cluster.show import StudyShow
+from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, TuneConfig, check_batch
+from mnist_ray.errors import RunFailed, UserError
+from mnist_ray.learn import Mnist
+from mnist_ray.search import Phase, Plan
+
+
+def study(
+    base: Recipe,
+    study: TuneConfig,
+    per_worker: PerWorker,
+    run: RunConfig,
+    show: StudyShow,
+) -> tables.Row:
+    """Run a study or go on with one, write its tables, and score its winner on the test set.
+    Returns the winner's row of the trials table.
+
+    Raises UserError for what cannot be run, RunFailed if no trial has a result.
+    """
+    needs = Resources(num_workers=study.workers_per_trial, **per_worker.model_dump())
+    check_batch(base, needs)
+    study = study.replace(space=search.space_of(study))
+    if not base.holdout:
+        raise UserError(
+            "holdout is 0, but a study chooses by held-out images and must not see the test set;"
+            " use at least 1, such as 10000."
+        )
+    settings = {**base.model_dump(), **per_worker.model_dump(), **study.model_dump()}
+    recorded = tables.recorded_settings(run, "tune") if run.resume else settings
+    # With which the plan is made: tpe looks past as many trials as could run at a time then.
+    began = study.replace(max_concurrent=recorded["max_concurrent"])
+    sampler = search.sampler(began, base)
+    folder = tables.folder_of(run, "tune")
+    tracking.check(study.track)
+    mnist = learn.load_mnist(run.data_dir)
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own goes on as if all were done
+    # Tune's own record of a study, which nothing here reads, would take a third of the driver's
+    # time where there are a thousand trials.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(10**9))
+    if not run.verbose:
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints even at verbose=0
+    with connect.connected(
+        dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.say
+    ):
+        share = resources.share(needs.replace(cpus_per_worker=needs.cpus_per_worker or 1))
+        lower = run.resume and study == began
+        concurrent = _concurrency(study, share, show.say if lower else None)
+        resources.check_shared(folder.parent)
+        with tables.locked(folder, "tune", settings, run.resume, not run.name) as folder:
+            trackers = tracking.callbacks(study.track, folder.name)
+            rows, epochs = resume.ended(folder)
+            begun = resume.begun(folder, epochs)
+            epochs |= {number: each.epochs for number, each in begun.items()}
+            configs = {number: each.recipe for number, each in begun.items()}
+            plan = Plan(began, base, sampler, concurrent, rows, configs)
+            searcher = schedulers.Search(plan, folder, plan.replay())
+            show.begin(plan, share)
+            if epochs and len(rows) < sum(plan.outline().values()):
+                before = [{"threads": recorded["cpus_per_worker"] or 1}, *rows]
+                before += [row for number in sorted(epochs) for row in epochs[number]]
+                if words := resume.other_bits(
+                    before, _computes_with(base, sampler.dimensions, share)
+                ):
+                    show.say(f"{words}\n")
+            try:
+                with errors.explain_storage_errors(folder):
+                    recorder = _search(searcher, needs, epochs, mnist, share, run, trackers, show)
+                    return _finish(recorder, mnist, show)
+            except (RunFailed, KeyboardInterrupt):
+                show.stopped(folder, tables.resume_flags(folder, run, settings, recorded))
+                raise
+
+
+def _search(
+    searcher: schedulers.Search,
+    needs: Resources,
+    epochs: tables.Epochs,
+    mnist: Mnist,
+    share: resources.WorkerResources,
+    run: RunConfig,
+    trackers: list[tune.Callback],
+    show: StudyShow,
+) -> Recorder:
+    """Run the trials that have not ended, first those that had begun."""
+    plan, study, folder = searcher.plan, searcher.plan.study, searcher.folder
+    launches = study.workers_per_trial > 1
+    recorder = Recorder(
+        folder,
+        plan.base,
+        lambda config: learn.split(mnist, config.holdout, config.train_size).hash,
+        show,
+        searcher,
+        run.max_failures,
+        epochs,
+        lambda: resources.why_waiting(share, study.workers_per_trial),
+        lambda: resources.waiting_launches(study.workers_per_trial),
+        device=share.device,
+        started=min((row["started"] for row in plan.rows.values()), default=_now()),
+        **tables.provenance(),
+        **needs.model_dump(),
+    )
+    shared = trial.Shared(
+        plan.base,
+        needs,
+        ray.put(mnist),
+        share,
+        folder,
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(trial.launching_trial if launches else trial.trial, shared=shared),
+            {"CPU": trial.LAUNCHER_CPUS} if launches else {"CPU": share.cpus, "GPU": share.gpus},
+        ),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,  # the plan says when it is done
+            search_alg=searcher,
+            scheduler=schedulers.scheduler(plan, epochs),
+            # A method Tune would copy, and its searcher with it.
+            trial_dirname_creator=lambda trial: searcher.folder_name(trial),
+            reuse_actors=not launches,  # starting a process takes two seconds
+        ),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            callbacks=[recorder, *trackers],
+            verbose=1 if run.verbose else 0,
+            failure_config=tune.FailureConfig(max_failures=run.max_failures),
+        ),
+    )
+    try:
+        with show:
+            tuner.fit()
+    finally:
+        recorder.write()  # also what an interrupted study found so far
+    return recorder
+
+
+def _finish(recorder: Recorder, mnist: Mnist, show: StudyShow) -> tables.Row:
+    """Score the winner on the test set, unless the final runs were, and return its row."""
+    plan, folder = recorder.plan, recorder.folder
+    winner = plan.winner()
+    if winner is None:
+        outcomes = {f"{row['status']}: {row['error'] or ''}" for row in plan.rows.values()}
+        raise RunFailed(f"no trial has a result ({'; '.join(sorted(outcomes))}); see {folder}.")
+    best = plan.rows[winner]
+    finals = [plan.rows[i] for i in plan.ranked(Phase.FINAL)]
+    saved = learn.load_checkpoint(
+        folder / min(finals, key=itemgetter("trial"), default=best)["checkpoint"]
+    )
+    network, test = learn.load_model(saved), learn.test_part(mnist)
+    tables.write_predictions(folder, learn.predictions(network, test))
+    if not finals:
+        score = learn.evaluate(network, test)
+        best |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
+        recorder.write()
+    recipe = folder / tables.BEST_RECIPE
+    storage.write(recipe, _recipe(plan, best).encode())
+    show.end(folder, recipe)
+    return best
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _computes_with(
+    base: Recipe, dimensions: Container[str], share: resources.WorkerResources
+) -> tables.Row:
+    """Return what decides the bits of all trials besides their recipes, as far as it is known."""
+    known = {"threads": share.cpus, "device": share.device}
+    if share.gpus or len(resources.per_node("CPU")) > 1 or "precision" in dimensions:
+        return known
+    return {**known, "arithmetic": learn.resolve_precision(base.precision, torch.device("cpu"))}
+
+
+def _concurrency(
+    study: TuneConfig,
+    share: resources.WorkerResources,
+    say_lower: Callable[[str], None] | None = None,
+) -> int:
+    """Return how many trials run at a time. Where more are asked for than fit, it is told to
+    `say_lower` that fewer will do, or raises UserError if there is none to tell."""
+    fits = resources.workers_that_fit(share) // study.workers_per_trial
+    wanted = study.max_concurrent or fits
+    if wanted > fits:
+        fits = (
+            connect.wait_for_nodes(share, wanted * study.workers_per_trial)
+            // study.workers_per_trial
+        )
+    if wanted > fits and say_lower:
+        say_lower(f"max_concurrent is {wanted}, but only {fits} fit: goes on with {fits} at a time")
+        return fits
+    if wanted > fits:
+        unit = f"{share.cpus} CPU{'s' * (share.cpus > 1)}" + " and a GPU" * share.gpus
+        raise UserError(
+            f"max_concurrent is {wanted}, but at {study.workers_per_trial} workers a trial with"
+            f" {unit} each only {fits} trials fit at a time; use at most {fits}."
+        )
+    return wanted
+
+
+def _recipe(plan: Plan, best: tables.Row) -> str:
+    """The best trial's recipe as YAML, without what belongs to the study it was found in. What was
+    sampled always belongs to the recipe, its number of images or its seed too."""
+    sampled = plan.trials[best["trial"]].sampled
+    values = {**plan.base.model_dump(), **sampled}
+    of_study = {*search.FIXED, "seed", "train_size"} - set(sampled)
+    values = {name: value for name, value in values.items() if name not in of_study}
+    found = (
+        f"# Trial {best['trial']} of {best['run']}: {best['best_accuracy']:.2%} of the held-out"
+        f" images, trained on {plan.images_of(best['trial']):,}.\n"
+    )
+    return found + yaml.safe_dump(values, sort_keys=False)

@@ -1,0 +1,62 @@
+"""Learning: MNIST, the network, the one training loop, checkpoints and scores.
+
+Plain PyTorch. Never imports Ray, nor another part.
+"""
+
+from mnist_ray.learn.checkpoint import Checkpoint
+from mnist_ray.learn.checkpoint import load as load_checkpoint
+from mnist_ray.learn.checkpoint import readable as readable_checkpoints
+from mnist_ray.learn.checkpoint import save as save_checkpoint
+from mnist_ray.learn.data import Mnist, Part, Splits, split, test_part
+from mnist_ray.learn.data import load as load_mnist
+from mnist_ray.learn.engine import (
+    Metrics,
+    Score,
+    State,
+    computed_with,
+    evaluate,
+    fit,
+    predict,
+    resolve_precision,
+)
+from mnist_ray.learn.fetch import torchvision_mnist
+from mnist_ray.learn.model import Layer, ReluNormDropout, layers
+from mnist_ray.learn.model import build as build_network
+from mnist_ray.learn.process import prepare as prepare_process
+from mnist_ray.learn.process import wait_awake
+from mnist_ray.learn.scoring import Report as ScoreReport
+from mnist_ray.learn.scoring import load_model, predictions, score_test
+from mnist_ray.learn.scoring import report as score_report
+
+__all__ = [
+    "Checkpoint",
+    "Layer",
+    "Metrics",
+    "Mnist",
+    "Part",
+    "ReluNormDropout",
+    "Score",
+    "ScoreReport",
+    "Splits",
+    "State",
+    "build_network",
+    "computed_with",
+    "evaluate",
+    "fit",
+    "layers",
+    "load_checkpoint",
+    "load_mnist",
+    "load_model",
+    "predict",
+    "predictions",
+    "prepare_process",
+    "readable_checkpoints",
+    "resolve_precision",
+    "save_checkpoint",
+    "score_report",
+    "score_test",
+    "split",
+    "test_part",
+    "torchvision_mnist",
+    "wait_awake",
+]

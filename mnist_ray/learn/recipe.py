@@ -1,0 +1,72 @@
+"""What a recipe means: the optimizer, the learning rate, the loss and the augmentation that
+`engine.fit` uses unless it is handed others. The network is `model.build`.
+
+To add one of these, write a function here and name it in a field of the recipe.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnist_ray.config import Recipe
+from mnist_ray.learn.data import MEAN, STD
+
+
+def optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Make the optimizer of `parameters`: SGD with momentum."""
+    return torch.optim.SGD(
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
+    """Return the learning rate at `step`, from 0, of `total_steps`. One-cycle rises linearly over
+    the first quarter of the run and falls linearly to nearly 0 (after Smith, arXiv:1708.07120).
+    """
+    if recipe.schedule == "constant":
+        return recipe.lr
+    done = (step + 1) / (total_steps + 1)
+    return recipe.lr * min(done / 0.25, (1 - done) / 0.75)
+
+
+def loss(recipe: Recipe, log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of log-probabilities (b, 10) and labels (b,), summed over the batch.
+
+    With label smoothing s, the target is 1 - s on the label and s spread evenly over all ten
+    classes (Szegedy et al., arXiv:1512.00567, section 7).
+    """
+    smoothing = recipe.label_smoothing
+    total = F.nll_loss(log_probs, labels, reduction="sum")
+    if smoothing:
+        total = (1 - smoothing) * total - smoothing * log_probs.mean(dim=1).sum()
+    return total
+
+
+def augment(recipe: Recipe, images: Tensor, rng: torch.Generator) -> Tensor:
+    """Rotate, resize and move each image (b, 1, 28, 28) by its own random amount, on any device.
+
+    Each amount is uniform within plus or minus its field of the recipe. What comes in from outside
+    is background.
+    """
+    if not (recipe.rotation or recipe.shift or recipe.scale):
+        return images
+    amount = torch.rand(4, len(images), generator=rng).mul_(2).sub_(1).to(images.device)
+    angle = amount[0] * math.radians(recipe.rotation)
+    zoom = 1 / (1 + amount[1] * recipe.scale)
+    # grid_sample's coordinates run from -1 to 1 over 28 pixels: a pixel is 2 / 28.
+    move = amount[2:] * recipe.shift * 2 / 28
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    matrix = torch.stack(
+        [torch.stack([cos, -sin, move[0]], 1), torch.stack([sin, cos, move[1]], 1)], 1
+    )
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    background = -MEAN / STD  # grid_sample pads with 0, which is not the normalised background
+    return F.grid_sample(images - background, grid, align_corners=False) + background

@@ -1,0 +1,50 @@
+"""The search: which configurations to try next, in which phases, and what won.
+
+It decides by rows of the results tables. Never imports torch, Ray or another part; Optuna only when
+it samples.
+"""
+
+from mnist_ray.search.outcome import (
+    Phase,
+    Status,
+    against_base,
+    mean_and_deviation,
+    verdict,
+)
+from mnist_ray.search.plan import Plan, Planned
+from mnist_ray.search.samplers import (
+    LAG,
+    SAMPLERS,
+    SCHEDULERS,
+    Method,
+    Policy,
+    Sampler,
+    policy,
+    sampler,
+    space_of,
+)
+from mnist_ray.search.space import FIXED, Dimension, identity, parse, read_dimension
+
+__all__ = [
+    "FIXED",
+    "LAG",
+    "SAMPLERS",
+    "SCHEDULERS",
+    "Dimension",
+    "Method",
+    "Phase",
+    "Plan",
+    "Planned",
+    "Policy",
+    "Sampler",
+    "Status",
+    "against_base",
+    "identity",
+    "mean_and_deviation",
+    "parse",
+    "policy",
+    "read_dimension",
+    "sampler",
+    "space_of",
+    "verdict",
+]

@@ -1,0 +1,11 @@
+"""What people type and see: flags, how a command is typed, the display of a run and of a study.
+
+Never imports torch or Ray: it shows what it is handed.
+"""
+
+from mnist_ray.terminal.command import typed
+from mnist_ray.terminal.flags import parse as parse_flags
+from mnist_ray.terminal.study import Study as StudyDisplay
+from mnist_ray.terminal.training import Training as TrainingDisplay
+
+__all__ = ["StudyDisplay", "TrainingDisplay", "parse_flags", "typed"]

@@ -1,0 +1,157 @@
+"""What a training run prints: on a terminal with a moving bar, elsewhere in lines."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mnist_ray.config import Recipe, Resources
+from mnist_ray.storage import Place
+from mnist_ray.terminal import command
+
+if TYPE_CHECKING:  # Ray and torch take seconds to import
+    from mnist_ray.cluster import WorkerResources
+    from mnist_ray.learn import Layer, Splits
+
+
+def console() -> Console:
+    """Prints to stdout. Lines are the terminal's to wrap, so that a long path can be copied."""
+    # No markup: a path or an error may have brackets of its own.
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class Training:
+    """A training run, as it goes."""
+
+    def __init__(self) -> None:
+        self.console = console()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.bar = self.progress.add_task("starting", total=None)
+        self.epochs = 0
+
+    def begin(
+        self,
+        recipe: Recipe,
+        needs: Resources,
+        share: WorkerResources,
+        layers: list[Layer],
+        splits: Splits,
+    ) -> None:
+        self.epochs = recipe.epochs
+        table = Table("layer", box=None, pad_edge=False)
+        table.add_column("output", justify="right")
+        table.add_column("parameters", justify="right")
+        for layer in layers:
+            shape = " x ".join(str(size) for size in layer.output)
+            table.add_row(layer.name, shape, f"{layer.parameters:,}" if layer.parameters else "")
+        table.add_row("total", "", f"{sum(layer.parameters for layer in layers):,}")
+        self.console.print(table)
+        self.console.print(
+            f"\n{len(splits.train.indices):,} training images, scored on"
+            f" {len(splits.score.indices):,} {described(splits.scored_on)} images;"
+            f" {described_workers(needs.num_workers, share)}\n{described_recipe(recipe)}\n"
+        )
+
+    def __enter__(self) -> None:
+        self.progress.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def go_on(self, epochs: int, lost: bool) -> None:
+        """The workers begin, after `epochs` that are done."""
+        after = f"going on after epoch {epochs}" if epochs else "starting again"
+        if lost:
+            self.console.print(f"a worker was lost; {after}")
+        elif epochs:
+            self.console.print(after)
+
+    def wait(self, why: str) -> None:
+        self.console.print(f"waiting for workers: {why}")
+
+    def stopped(self, resume: Sequence[str]) -> None:
+        """Say how to go on with the run: by these flags of the command."""
+        self.console.print(f"\nTo go on with it:\n  {command.typed('train', *resume)}")
+
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        self.progress.update(
+            self.bar, description=f"epoch {epoch}/{self.epochs}", completed=step, total=steps
+        )
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        self.console.print(
+            f"epoch {metrics['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
+            f"  loss {metrics['train_loss']:.4f}  train {metrics['train_accuracy']:.2%}"
+            f"  {metrics['scored_on']} {metrics['accuracy']:.2%}"
+            f"  {metrics['train_seconds']:.1f} s  {metrics['images_per_second']:,.0f} images/s"
+        )
+
+    def end(self, row: dict[str, Any], folder: Place, last: Place) -> None:
+        where = described(row["scored_on"])
+        self.console.print(
+            f"\n{row['status']}: {where} accuracy {row['final_accuracy']:.2%} after the last epoch,"
+            f" {row['best_accuracy']:.2%} at its best (epoch {row['best_epoch']}), scored after"
+            " every epoch"
+        )
+        if row["scored_on"] == "holdout":
+            self.console.print(
+                f"test accuracy {row['test_accuracy']:.2%} after the last epoch, scored once"
+            )
+        self.console.print(
+            f"{row['train_seconds']:.0f} s of training, {row['total_seconds']:.0f} s in all\n"
+            f"last checkpoint  {last}\nbest checkpoint  {folder / row['checkpoint']}\n\n"
+            f"Next: {command.typed('evaluate', str(last))}"
+        )
+
+
+def described(scored_on: str) -> str:
+    return {"holdout": "held-out", "test": "test"}[scored_on]
+
+
+def described_workers(workers: int, share: WorkerResources) -> str:
+    device = f"{share.cpus} core{'s' * (share.cpus > 1)}" + " and a GPU" * share.gpus
+    return f"1 worker with {device}" if workers == 1 else f"{workers} workers with {device} each"
+
+
+def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
+    """The recipe in one line, without what is switched off and the fields in `without`."""
+    parts = {
+        "lr": f"lr {recipe.lr:g}",
+        "schedule": recipe.schedule,
+        "momentum": f"momentum {recipe.momentum:g}",
+        "nesterov": "nesterov" if recipe.nesterov else "",
+        "batch_size": f"batch {recipe.batch_size}",
+        "epochs": f"{recipe.epochs} epochs",
+    }
+    for name in ("weight_decay", "label_smoothing", "dropout", "rotation", "shift", "scale"):
+        value = getattr(recipe, name)
+        parts[name] = f"{name.replace('_', ' ')} {value:g}" if value else ""
+    parts["batch_norm"] = "" if recipe.batch_norm else "no batch norm"
+    parts["precision"] = "" if recipe.precision == "auto" else recipe.precision
+    parts["train_size"] = f"{recipe.train_size:,} images" if recipe.train_size else ""
+    augments = recipe.rotation or recipe.shift or recipe.scale
+    if augments and recipe.augment_until < 1:
+        parts["augment_until"] = f"augment until {recipe.augment_until:g}"
+    shown = [text for name, text in parts.items() if text and name not in without]
+    return ", ".join(["SGD", *shown, f"seed {recipe.seed}"])

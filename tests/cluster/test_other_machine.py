@@ -1,0 +1,114 @@
+"""Runs that are begun on one machine and gone on with on another, of fewer cores. `make recovery`
+runs these: clusters of as many CPUs stand for the machines."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_recovery import Run, table
+
+from mnist_ray import errors, tables, tune
+from mnist_ray.learn.data import Mnist
+
+pytestmark = pytest.mark.recovery
+
+
+@contextmanager
+def machine(cores: int) -> Iterator[None]:
+    """Commands join a cluster of one node with that many CPUs."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": cores, "num_gpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield
+    cluster.shutdown()
+
+
+def interrupted(output: Path, command: str, *flags: str, when: str, where: Path) -> None:
+    """Begin a run, and end it by Ctrl-C when there are files of that pattern."""
+    run = Run(output, command, *flags)
+    run.wait_for(lambda: list(where.glob(when)))
+    time.sleep(0.5)
+    run.process.send_signal(signal.SIGINT)
+    assert run.end() == 130, run.text
+
+
+def test_a_study_goes_on_with_as_many_trials_as_fit(
+    storage: Path, tmp_path: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--search", "tpe", "--num-trials", "9", "--epochs", "2", "--train-size", "6000"]
+    flags = [*flags, "--scheduler", "fifo", "--confirm", "0", "--storage", str(storage)]
+    with machine(6):
+        begin = [*flags, "--max-concurrent", "6", "--name"]
+        assert errors.run(tune.main, [*begin, "undisturbed"]) == 0
+        moved = storage / "moved"
+        when = "trial_00000/checkpoint_*/checkpoint.pt"
+        interrupted(tmp_path / "out", "tune", *begin, "moved", when=when, where=moved)
+    capfd.readouterr()
+    go_on = ["--resume", "--name", "moved", "--storage", str(storage)]
+    with machine(2):
+        assert errors.run(tune.main, [*go_on, "--max-concurrent", "4"]) == 2
+        assert "max_concurrent is 4, but" in (said := capfd.readouterr().err)
+        assert "use at most 2" in said
+        assert errors.run(tune.main, go_on) == 0
+    shown = capfd.readouterr().out
+    assert "max_concurrent is 6, but only 2 fit: goes on with 2 at a time" in shown
+    assert "other bits" not in shown
+    # tpe looks past six trials still, and so samples what it would have.
+    same = ("status", "lr", "momentum", "dropout", "final_loss", "final_accuracy")
+    runs = [
+        [[row[name] for name in same] for row in table(storage / name)]
+        for name in ("undisturbed", "moved")
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_a_study_goes_on_with_fewer_cores_and_says_what_that_changes(
+    storage: Path, tmp_path: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--num-trials", "2", "--epochs", "3", "--train-size", "6000", "--scheduler", "fifo"]
+    flags = [*flags, "--confirm", "0", "--storage", str(storage), "--name", "it"]
+    with machine(4):
+        begin = [*flags, "--cpus-per-worker", "2", "--max-concurrent", "1"]
+        when = "trial_00000/checkpoint_*/checkpoint.pt"
+        interrupted(tmp_path / "out", "tune", *begin, when=when, where=storage / "it")
+    go_on = ["--resume", "--name", "it", "--storage", str(storage)]
+    with machine(1):
+        assert errors.run(tune.main, go_on) == 2
+        assert "but there are 1; use fewer workers, or a lower cpus_per_worker." in (
+            capfd.readouterr().err
+        )
+        assert errors.run(tune.main, [*go_on, "--cpus-per-worker", "1"]) == 0
+    assert (
+        "begun with 2 threads, goes on with 1 thread: it will end with other bits than an"
+        " undisturbed run"
+    ) in capfd.readouterr().out
+    rows = table(storage / "it", tables.EPOCHS)
+    threads = [row["threads"] for row in rows if row["trial"] == 0]
+    assert sorted(threads, reverse=True) == threads  # it went on, and did not begin again
+    assert (threads[0], threads[-1]) == (2, 1)
+    assert [row["status"] for row in table(storage / "it")] == ["ok", "ok"]
+
+
+def test_a_training_run_goes_on_with_fewer_workers_and_cores(
+    storage: Path, tmp_path: Path, mnist: Mnist
+) -> None:
+    flags = ["--train-size", "6000", "--epochs", "3", "--num-workers", "1:2"]
+    flags = [*flags, "--storage", str(storage), "--name", "it"]
+    with machine(4):
+        when = "checkpoint_*/checkpoint.pt"
+        interrupted(tmp_path / "out", "train", *flags, when=when, where=storage / "it")
+    with machine(1):
+        go_on = ["--resume", "--name", "it", "--storage", str(storage)]
+        run = Run(tmp_path / "again", "train", *go_on)
+        assert run.end() == 0, run.text
+    assert "going on after epoch" in run.text
+    assert "begun with 2 workers and 2 threads, goes on with 1 worker and 1 thread:" in run.text
+    rows = table(storage / "it", tables.EPOCHS)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert (rows[0]["workers"], rows[-1]["workers"]) == (2, 1)

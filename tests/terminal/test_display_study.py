@@ -1,0 +1,69 @@
+"""What a study says at its end, computed from what ran."""
+
+import pytest
+from test_plan import BASE, Simulation
+
+from mnist_ray.config import TuneConfig
+from mnist_ray.search.outcome import against_base
+from mnist_ray.search.plan import Planned
+from mnist_ray.terminal.study import trained_on
+
+
+def noisy(of_base: float) -> "object":
+    """Accuracies by seed: `of_base` for the base recipe, 0.9 and more for others."""
+
+    def accuracy(trial: Planned) -> float:
+        noise = 0.001 * trial.changes.get("seed", 0)
+        return noise + (of_base if trial.origin == "base" else 0.9 + trial.changes["lr"] / 100)
+
+    return accuracy
+
+
+@pytest.mark.parametrize(
+    ("settings", "of_base", "says"),
+    [
+        (
+            {"confirm_base": True},
+            0.8,
+            [
+                "place 3 of 3 in the search; confirmed 80.15 ± 0.07 %, the winner +10.",
+                "points; n = 2 tells the difference from noise (Welch's t-test, p = 0.0",
+            ],
+        ),
+        (
+            {},
+            0.8,
+            [
+                "trial 0, place 6 of 6 in the screening; one run of each was compared: 80.00%",
+                "--confirm-base trains both with fresh seeds",
+            ],
+        ),
+        ({"confirm": 0, "scheduler": "fifo"}, 0.8, ["place 6 of 6 in the search; one run of"]),
+        ({}, 0.95, ["place 1 of 2 in the search; it is the winner: nothing that was tried beat"]),
+        ({"base": False}, 0.95, []),
+    ],
+)
+def test_where_the_base_recipe_came(settings: dict, of_base: float, says: list[str]) -> None:
+    plan = Simulation(TuneConfig(**settings), noisy(of_base)).plan
+    said = against_base(plan.rows.values(), plan.winner())
+    assert bool(said) == bool(says)
+    assert all(each in said for each in says), said
+
+
+def test_a_base_recipe_that_failed_has_no_place() -> None:
+    plan = Simulation(
+        TuneConfig(), lambda trial: None if trial.origin == "base" else trial.changes["lr"]
+    ).plan
+    assert against_base(plan.rows.values(), plan.winner()) == "trial 0 failed, and so has no result"
+    assert against_base(Simulation(TuneConfig(), lambda trial: None).rows, None) == ""
+
+
+def test_all_images_are_all_only_where_they_are() -> None:
+    space = {"train_size": "choice(10000, null)"}
+    study = TuneConfig(search="grid", space=space, scheduler="fifo", base=False)
+    for size, says in ((10_000, "10,000 images"), (None, "all 60,000 images")):
+        plan = Simulation(study, lambda trial, best=size: trial.changes["train_size"] == best).plan
+        (final, _) = plan._of("final")
+        assert trained_on(plan, final) == says
+    plan = Simulation(TuneConfig(), base=BASE.replace(train_size=6000)).plan
+    assert trained_on(plan, plan._of("final")[0]) == "6,000 images"
