@@ -8,14 +8,14 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from mnist_ray import command, results, storage, tables
+from mnist_ray import command, results, samples, storage, tables
 from mnist_ray.config import TRAIN_IMAGES
 from mnist_ray.display import console, described_workers, recipe
 from mnist_ray.errors import UserError
 from mnist_ray.plan import Plan, Planned
 from mnist_ray.resources import Share
 from mnist_ray.storage import Place
-from mnist_ray.verdict import Phase, Status, against_base, mean_and_deviation, verdict
+from mnist_ray.verdict import Phase, Status, against_base, verdict
 
 
 class Study:
@@ -144,7 +144,7 @@ class Study:
             saved = finals[0]["checkpoint"]
             accuracies = [row["final_accuracy"] for row in finals]
             self.console.print(
-                f"test accuracy    {mean_and_deviation(accuracies)}, trained on"
+                f"test accuracy    {samples.in_percent(accuracies)}, trained on"
                 f" {trained_on(plan, finals[0]['trial'])}, each scored after its last epoch"
             )
         else:

@@ -3,13 +3,12 @@ None where there is nothing to show. Neither torch nor Ray is imported.
 """
 
 import itertools
-from statistics import fmean, stdev
 
 import optuna
 import pandas as pd
 import plotly.graph_objects as go
 
-from mnist_ray import axes
+from mnist_ray import axes, samples
 from mnist_ray.verdict import Phase, Status
 
 BLUE, ORANGE, GREEN, GREY = "#3A93D0", "#D55E00", "#009E73", "#888888"
@@ -246,10 +245,9 @@ def confirmation(trials: pd.DataFrame) -> go.Figure | None:
         for number, some in rows.groupby("repeats"):
             values = list(some["final_accuracy"])
             seen += values
-            spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+            mean, deviation = samples.mean_and_deviation(values)
             name = (
-                f"trial {int(number)}, {where}<br>"
-                f"{100 * fmean(values):.2f}{spread} %, n = {len(values)}"
+                f"trial {int(number)}, {where}<br>{samples.in_percent(values)}, n = {len(values)}"
             )
             figure.add_scatter(
                 x=values,
@@ -259,9 +257,9 @@ def confirmation(trials: pd.DataFrame) -> go.Figure | None:
                 hovertemplate="%{x:.2%}<extra></extra>",
             )
             figure.add_scatter(
-                x=[fmean(values)],
+                x=[mean],
                 y=[name],
-                error_x={"array": [stdev(values) if len(values) > 1 else 0], "thickness": 2},
+                error_x={"array": [deviation or 0], "thickness": 2},
                 mode="markers",
                 marker={"symbol": "line-ns-open", "size": 22, "color": COLOURS[phase]},
                 hovertemplate="mean %{x:.2%}<extra></extra>",

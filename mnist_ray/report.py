@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnist_ray import axes, errors, figures, page, results, tables, verdict
+from mnist_ray import axes, errors, figures, page, results, samples, tables, verdict
 from mnist_ray.storage import Place, local
 from mnist_ray.verdict import Phase, Status
 
@@ -175,9 +175,8 @@ def _summary(
         lines["winner"] = "none: no trial that competed has a result"
     if len(final):
         scored = final["final_accuracy"]
-        spread = f" ± {scored.std():.2%}" if len(scored) > 1 else ""
         lines["test accuracy"] = (
-            f"{scored.mean():.2%}{spread} after the last epoch, n = {len(scored)}"
+            f"{samples.in_percent(list(scored))} after the last epoch, n = {len(scored)}"
         )
         lines["checkpoint"] = _known(final.iloc[0], "checkpoint")
     rows = "".join(
