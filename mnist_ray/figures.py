@@ -3,12 +3,13 @@ None where there is nothing to show. Neither torch nor Ray is imported.
 """
 
 import itertools
+import logging
 
 import optuna
 import pandas as pd
 import plotly.graph_objects as go
 
-from mnist_ray import axes, samples
+from mnist_ray import axes, restored, samples
 from mnist_ray.verdict import Phase, Status
 
 BLUE, ORANGE, GREEN, GREY = "#3A93D0", "#D55E00", "#009E73", "#888888"
@@ -174,9 +175,9 @@ def importance(trials: pd.DataFrame, fields: list[str]) -> go.Figure | None:
     fields = [field for field in fields if rows[field].nunique(dropna=False) > 1]
     if len(rows) < ENOUGH or not fields or rows["best_accuracy"].nunique() == 1:
         return None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     spaces = {field: axes.distribution(rows[field]) for field in fields}
-    study = optuna.create_study(direction="maximize")
+    with restored.log_level("optuna", logging.WARNING):  # it would name its study
+        study = optuna.create_study(direction="maximize")
     for _, row in rows.iterrows():
         # Ranks rather than accuracies, or one that diverged would be all that there is to explain.
         params = {

@@ -1,6 +1,7 @@
 """Search spaces as people write them, and configurations out of them. Without Ray."""
 
 import itertools
+import logging
 import math
 import random
 import re
@@ -17,6 +18,7 @@ from optuna.distributions import (
 )
 from optuna.samplers import RandomSampler, TPESampler
 
+from mnist_ray import restored
 from mnist_ray.config import TrainConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fields import UNREADABLE, field_value, parse_yaml, shown
@@ -290,12 +292,12 @@ class Sampler:
             )
         self.learns = study.search == "tpe"
         self.lag = tpe_lag(study) if self.learns else self.count
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name its own study
         sampler: optuna.samplers.BaseSampler = RandomSampler(seed=base.seed)
         if self.learns:
             # Bergstra et al., NeurIPS 2011: model the better trials, once there are a few at random
             sampler = TPESampler(seed=base.seed, n_startup_trials=max(4, self.count // 4))
-        self.optuna = optuna.create_study(direction="maximize", sampler=sampler)
+        with restored.log_level("optuna", logging.WARNING):  # it would name its own study
+            self.optuna = optuna.create_study(direction="maximize", sampler=sampler)
         self.asked: list[int | None] = []
         """Optuna's number of each configuration that it proposed; None for the first ones."""
         self.told = 0
