@@ -10,11 +10,17 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
-from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS, DONE, EXPERIMENT_TAG, SHOULD_CHECKPOINT
 
 from mnist_ray import checkpoint, display_study, errors, resources, resume, runs, storage, tables
 from mnist_ray.config import TrainConfig
+from mnist_ray.ray_private import (
+    AUTO_RESULT_KEYS,
+    CHECKPOINT_PATH_KEY,
+    DEBUG_METRICS,
+    DONE,
+    EXPERIMENT_TAG,
+    SHOULD_CHECKPOINT,
+)
 from mnist_ray.schedulers import Search
 from mnist_ray.storage import Place
 from mnist_ray.verdict import Phase, Status

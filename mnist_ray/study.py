@@ -1,7 +1,6 @@
 """A study: many trials, with Ray Tune. This is its driver; which trials come next is `plan.py`'s,
 and what each does `trial.py`'s."""
 
-import os
 from collections.abc import Callable, Container
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -18,7 +17,9 @@ from mnist_ray import (
     display_study,
     engine,
     errors,
+    ray_private,
     resources,
+    restored,
     resume,
     runs,
     schedulers,
@@ -61,14 +62,15 @@ def study(
     folder = runs.folder(run, "tune")
     tracking.check(study.track)
     mnist = data.load(run.data_dir)
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own goes on as if all were done
-    # Tune's own record of a study, which nothing here reads, would take a third of the driver's
-    # time where there are a thousand trials.
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(10**9))
-    if not run.verbose:
-        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints even at verbose=0
-    with cluster.connected(
-        dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.console.print
+    quiet = {} if run.verbose else ray_private.QUIET_TUNE
+    with (
+        restored.environment(
+            ray_private.ALWAYS_FOR_TUNE, unless_set={**ray_private.FOR_TUNE, **quiet}
+        ),
+        tracking.impatient(),
+        cluster.connected(
+            dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.console.print
+        ),
     ):
         share = resources.share(study.workers_per_trial, base.cpus_per_worker or 1, base.use_gpu)
         lower = run.resume and study == began

@@ -13,12 +13,12 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.util.queue import Queue
 
 from mnist_ray import checkpoint, data, engine, process, resources
 from mnist_ray.checkpoint import Checkpoint
 from mnist_ray.config import TrainConfig
+from mnist_ray.ray_private import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from mnist_ray.storage import Place
 
 REPORT_EVERY = 0.5
