@@ -9,9 +9,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 import pandas as pd
-from scipy.stats import binomtest, ttest_ind
 
-from mnist_ray.search import mean_and_deviation
+from mnist_ray import search
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -106,19 +105,18 @@ def table() -> str:
 
 
 def described(accuracies: list[float]) -> str:
-    """Mean and standard deviation; of one, Wilson's interval (JASA 22, 1927, p. 209) at 95 %."""
+    """Write mean and standard deviation; of a single evaluation, Wilson's 95 % interval."""
     if len(accuracies) > 1:
-        return mean_and_deviation(accuracies)
-    right = round(accuracies[0] * TEST_IMAGES)
-    ends = binomtest(right, TEST_IMAGES).proportion_ci(0.95, method="wilson")
-    return f"{100 * accuracies[0]:.2f} % ({100 * ends.low:.2f} to {100 * ends.high:.2f})"
+        return search.in_percent(accuracies)
+    low, high = search.wilson(round(accuracies[0] * TEST_IMAGES), TEST_IMAGES)
+    return f"{100 * accuracies[0]:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
 
 
 def compared(ours: list[float], reference: list[float]) -> str:
-    """By how many points the means differ, and Welch's t-test (Biometrika 34, 1947, p. 28)."""
-    if len(ours) == 1:
+    """Say by how many points the means differ, and what Welch's t-test says of that."""
+    p = search.welch(ours, reference)
+    if p is None:
         return ""
-    p = float(ttest_ind(ours, reference, equal_var=False).pvalue)
     points = 100 * (fmean(ours) - fmean(reference))
     return f"{points:+.2f} points, p {f'= {p:.2f}' if p >= 0.01 else '< 0.01'}"
 

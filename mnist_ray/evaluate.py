@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_ray import errors, terminal
+from mnist_ray import errors, search, terminal
 from mnist_ray.config import RunConfig
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _print(result: "Report", scored_on: str, epoch: int, worst: int) -> None:
-    low, high = result.interval
+    low, high = search.wilson(int(result.confusion.trace()), result.score.images)
     print(
         f"{scored_on} accuracy {result.score.accuracy:.2%} of {result.score.images:,} images"
         f" (95 % interval {low:.2%} to {high:.2%}), loss {result.score.loss:.4f}, epoch {epoch}\n"

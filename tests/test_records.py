@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 import yaml
 
+from mnist_ray import search
 from mnist_ray.config import Recipe
-from mnist_ray.search.outcome import mean_and_deviation
 
 REPOSITORY = Path(__file__).parent.parent
 EXPERIMENTS = REPOSITORY / "experiments"
@@ -37,7 +37,7 @@ def test_a_recipe_claims_what_its_record_has(name: str) -> None:
     text = (EXPERIMENTS / name).read_text()
     rows = script("table").RECIPES[name].rows()
     claim = " ".join(re.findall(r"^# (.*)$", text, re.MULTILINE))
-    assert f"{mean_and_deviation(rows['final_accuracy'])} of the test set" in claim
+    assert f"{search.in_percent(list(rows['final_accuracy']))} of the test set" in claim
     assert f"n = {len(rows)}" in claim
     recipe = yaml.safe_load(text)
     for field in set(recipe) & set(rows):

@@ -19,18 +19,22 @@ from typing import Any
 
 import grpc
 import ray
-from ray._common.utils import get_ray_address_file
-from ray._private.grpc_utils import init_grpc_channel
 from ray.autoscaler.sdk import request_resources
-from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
-from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
-from mnist_ray import errors
+from mnist_ray import errors, restored
+from mnist_ray.cluster import ray_private
+from mnist_ray.cluster.ray_private import (
+    GLOBAL_GRPC_OPTIONS,
+    GetClusterIdRequest,
+    NodeInfoGcsServiceStub,
+    get_cluster_status,
+    get_ray_address_file,
+    init_grpc_channel,
+)
 from mnist_ray.cluster.resources import PATIENCE, WorkerResources, cores, per_node, workers_that_fit
 from mnist_ray.errors import RunFailed, UserError
 
-API_SERVER = "RAY_API_SERVER_ADDRESS"
+API_SERVER = ray_private.API_SERVER
 ANSWER_WITHIN = 10
 """Seconds that a cluster has to answer. Ray itself would go on asking for minutes."""
 
@@ -47,19 +51,23 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
     `dashboard` is for a cluster started here. Trials that launch workers of their own need it: when
     one is stopped early, Ray Train asks the dashboard whether that trial's controller is dead, and
     gives its resources back only then.
+
+    What Ray and this function replace in the process is put back afterwards: signal handlers, log
+    levels, environment variables and the function that prints what workers print.
     """
-    # Ray Train asks its workers for news this often; at its default of 2 s a short epoch waits.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default from now on
     options: dict[str, Any] = {
         "logging_level": "INFO" if verbose else "ERROR",
         "log_to_driver": verbose,
     }
-    if not verbose:
-        # What failed, and what became of it, is told in a line of our own.
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        ray._private.worker.print_to_stdstream = lambda *_, **__: None
     with contextlib.ExitStack() as exits:
+        exits.enter_context(restored.environment(unless_set=ray_private.FOR_RAY))
+        exits.enter_context(restored.signal_handlers())
+        exits.enter_context(restored.log_level("ray"))  # ray.init sets it
+        if not verbose:
+            # What failed, and what became of it, is told in a line of our own.
+            exits.enter_context(restored.log_level("ray.tune", logging.CRITICAL))
+            silent = ray_private.replaced("print_to_stdstream", lambda *_, **__: None)
+            exits.enter_context(silent)
         if address := to_join():
             options["address"] = None  # Ray finds it in the same way
             if urllib.request.getproxies():
@@ -99,18 +107,13 @@ def _private_cluster(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]
         options["dashboard_port"] = port = free_port()
         # By itself Ray looks for any cluster on this machine, and gives up where there are two.
         environment[API_SERVER] = f"http://127.0.0.1:{port}"
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    # Otherwise Ray listens on every interface. This is its switch for laptops, which it reads from
-    # the environment when it is imported.
-    constants = ray._private.ray_constants
-    was, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
     try:
-        yield options
+        # Otherwise Ray listens on every interface. This is its switch for laptops, which it reads
+        # from the environment when it is imported.
+        loopback = ray_private.replaced("ENABLE_RAY_CLUSTER", False)
+        with restored.environment(environment), loopback:
+            yield options
     finally:
-        constants.ENABLE_RAY_CLUSTER = was
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
         if not verbose:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -190,7 +193,7 @@ def answers(address: str) -> bool:
     """Whether a Ray cluster answers at an address like HOST:6379."""
     if not address.rpartition(":")[2].isdigit():
         return False
-    channel = init_grpc_channel(address, ray._private.ray_constants.GLOBAL_GRPC_OPTIONS)
+    channel = init_grpc_channel(address, GLOBAL_GRPC_OPTIONS)
     try:
         NodeInfoGcsServiceStub(channel).GetClusterId(
             GetClusterIdRequest(), timeout=ANSWER_WITHIN, wait_for_ready=True

@@ -10,11 +10,17 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
-from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS, DONE, EXPERIMENT_TAG, SHOULD_CHECKPOINT
 
 from mnist_ray import errors, storage, tables
 from mnist_ray.cluster import resources, resume
+from mnist_ray.cluster.ray_private import (
+    AUTO_RESULT_KEYS,
+    CHECKPOINT_PATH_KEY,
+    DEBUG_METRICS,
+    DONE,
+    EXPERIMENT_TAG,
+    SHOULD_CHECKPOINT,
+)
 from mnist_ray.cluster.schedulers import Search
 from mnist_ray.cluster.show import StudyShow
 from mnist_ray.config import Recipe

@@ -1,7 +1,6 @@
 """A study: many trials, with Ray Tune. This is its driver; which trials come next is `plan.py`'s,
 and what each does `trial.py`'s."""
 
-import os
 from collections.abc import Callable, Container
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -11,8 +10,16 @@ import torch
 import yaml
 from ray import tune
 
-from mnist_ray import errors, learn, search, storage, tables
-from mnist_ray.cluster import connect, resources, resume, schedulers, tracking, trial
+from mnist_ray import errors, learn, restored, search, storage, tables
+from mnist_ray.cluster import (
+    connect,
+    ray_private,
+    resources,
+    resume,
+    schedulers,
+    tracking,
+    trial,
+)
 from mnist_ray.cluster.recorder import Recorder
 from mnist_ray.cluster.show import StudyShow
 from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, TuneConfig, check_batch
@@ -49,14 +56,13 @@ def study(
     folder = tables.folder_of(run, "tune")
     tracking.check(study.track)
     mnist = learn.load_mnist(run.data_dir)
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's own goes on as if all were done
-    # Tune's own record of a study, which nothing here reads, would take a third of the driver's
-    # time where there are a thousand trials.
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", str(10**9))
-    if not run.verbose:
-        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints even at verbose=0
-    with connect.connected(
-        dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.say
+    quiet = {} if run.verbose else ray_private.QUIET_TUNE
+    with (
+        restored.environment(
+            ray_private.ALWAYS_FOR_TUNE, unless_set={**ray_private.FOR_TUNE, **quiet}
+        ),
+        tracking.impatient(),
+        connect.connected(dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.say),
     ):
         share = resources.share(needs.replace(cpus_per_worker=needs.cpus_per_worker or 1))
         lower = run.resume and study == began

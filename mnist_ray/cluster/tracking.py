@@ -3,18 +3,31 @@
 import functools
 import importlib.util
 import logging
-import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
 
+from mnist_ray import restored
 from mnist_ray.errors import UserError, reason
 
 ANSWER_WITHIN = 20
 """Seconds in which MLflow must answer before a study starts."""
+
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""Environment variables. By default MLflow asks for minutes, while the study stands still."""
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Let MLflow give up soon in a block, unless the user has set for how long it asks, and tell
+    warnings alone."""
+    quiet = restored.log_level("mlflow", logging.WARNING)
+    with restored.environment(unless_set=PATIENCE), quiet:
+        yield
 
 
 def check(track: str | None) -> None:
@@ -30,10 +43,9 @@ def check(track: str | None) -> None:
             f"track is {track}, but {which} is not installed; pip install 'mnist_ray[{which}]'."
         )
     if which == "mlflow":
-        # By default MLflow asks for minutes, while the study stands still.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        if why := _why_not(where or None):
+        with impatient():
+            why = _why_not(where or None)
+        if why:
             raise UserError(f"track is {track}, but MLflow cannot log there: {why}.")
 
 
@@ -41,7 +53,6 @@ def _why_not(where: str | None) -> str:
     """Say why MLflow cannot log at a URI, or at its default; empty where it can."""
     import mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     outcome = [f"no answer within {ANSWER_WITHIN} seconds"]
 
     def ask() -> None:
@@ -52,10 +63,10 @@ def _why_not(where: str | None) -> str:
             outcome[0] = reason(error)
 
     # In a thread, because for a database it has a patience of its own, of minutes.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(ANSWER_WITHIN)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    with restored.log_level("mlflow", logging.CRITICAL):
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(ANSWER_WITHIN)
     return outcome[0]
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.util.queue import Queue
 
 from mnist_ray import learn, tables
 from mnist_ray.cluster import resources
+from mnist_ray.cluster.ray_private import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from mnist_ray.config import Recipe, Resources
 from mnist_ray.learn import Checkpoint
 from mnist_ray.storage import Place

@@ -7,6 +7,7 @@ passes its rank, the number of workers and a `wrap` that synchronises gradients.
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,20 @@ class Score(NamedTuple):
     images: int
 
 
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Set cuDNN's flags for a block, so that a GPU computes the same bits again."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.deterministic
+    cudnn.allow_tf32 = False  # or fp32 would not be what it says,
+    cudnn.deterministic = True  # and a resumed run would end with other bits
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.deterministic = before
+
+
+@_reproducible()
 def fit(
     recipe: Recipe,
     splits: Splits,
@@ -75,8 +90,6 @@ def fit(
         opt.load_state_dict(start["optimizer"])
     circumstances = computed_with(recipe, device, world_size)
     arithmetic = circumstances["arithmetic"]
-    torch.backends.cudnn.allow_tf32 = False  # on a GPU, or fp32 would not be what it says,
-    torch.backends.cudnn.deterministic = True  # and a resumed run would end with other bits
     splits = splits.to(device)
     n = len(splits.train.indices)
     steps = data.steps_per_epoch(n, recipe.batch_size, world_size)

@@ -1,6 +1,5 @@
 """Score a checkpoint, image by image."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,6 @@ class Report(NamedTuple):
     probability of the guess), the most confident first."""
 
     score: engine.Score
-    interval: tuple[float, float]
     confusion: Tensor
     wrong: list[tuple[int, int, int, float]]
 
@@ -52,7 +50,7 @@ def report(network: nn.Module, part: data.Part) -> Report:
         (int(part.indices[i]), int(labels[i]), int(guesses[i]), float(probabilities[i]))
         for i in worst
     ]
-    return Report(score, wilson(score.accuracy, score.images), confusion, wrong)
+    return Report(score, confusion, wrong)
 
 
 def predictions(network: nn.Module, part: data.Part) -> dict[str, list[Any]]:
@@ -68,10 +66,3 @@ def predictions(network: nn.Module, part: data.Part) -> dict[str, list[Any]]:
         "probability": probabilities.tolist(),
         "image": [images[i].numpy().tobytes() if wrong[i] else None for i in range(len(labels))],
     }
-
-
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share seen in n draws (Wilson, JASA 22, 1927, p. 209)."""
-    centre = share + z * z / (2 * n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)

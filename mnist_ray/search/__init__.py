@@ -4,13 +4,7 @@ It decides by rows of the results tables. Never imports torch, Ray or another pa
 it samples.
 """
 
-from mnist_ray.search.outcome import (
-    Phase,
-    Status,
-    against_base,
-    mean_and_deviation,
-    verdict,
-)
+from mnist_ray.search.outcome import Phase, Status, against_base, verdict
 from mnist_ray.search.plan import Plan, Planned
 from mnist_ray.search.samplers import (
     LAG,
@@ -24,6 +18,7 @@ from mnist_ray.search.samplers import (
     space_of,
 )
 from mnist_ray.search.space import FIXED, Dimension, identity, parse, read_dimension
+from mnist_ray.search.statistics import in_percent, mean_and_deviation, welch, wilson
 
 __all__ = [
     "FIXED",
@@ -40,6 +35,7 @@ __all__ = [
     "Status",
     "against_base",
     "identity",
+    "in_percent",
     "mean_and_deviation",
     "parse",
     "policy",
@@ -47,4 +43,6 @@ __all__ = [
     "sampler",
     "space_of",
     "verdict",
+    "welch",
+    "wilson",
 ]

@@ -1,11 +1,12 @@
 """What came out of a study: which trial won, and what a few runs with different seeds say of it, in
 words. It reads rows of the trials table, those of a study that runs or of one that ended."""
 
-import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
+
+from mnist_ray.search import statistics
 
 Row = dict[str, Any]
 
@@ -42,13 +43,6 @@ WITH_RESULT = (Status.OK, Status.STOPPED)
 """The statuses of trials whose accuracies count."""
 
 
-def mean_and_deviation(shares: Sequence[float]) -> str:
-    """In percent, with the standard deviation of the sample where there are two or more."""
-    if len(shares) == 1:
-        return f"{shares[0]:.2%}"
-    return f"{100 * fmean(shares):.2f} ± {100 * stdev(shares):.2f} %"
-
-
 def verdict(confirmed: Mapping[int, Sequence[float | None]]) -> str:
     """The first of the confirmed trials and the second, and whether their difference is more than
     noise; empty without any. An accuracy of None is a repetition without a result."""
@@ -61,20 +55,16 @@ def verdict(confirmed: Mapping[int, Sequence[float | None]]) -> str:
 
 
 def compared(ours: Sequence[float | None], theirs: Sequence[float | None]) -> str:
-    """Say whether two samples of accuracies differ by more than noise, by Welch's t-test at 5 %
-    (Biometrika 34, 1947, p. 28); empty where a run of either is without a result."""
+    """Say whether two samples of accuracies differ by more than noise, by Welch's t-test at 5 %;
+    empty where a run of either is without a result."""
     first = [accuracy for accuracy in ours if accuracy is not None]
     second = [accuracy for accuracy in theirs if accuracy is not None]
     if len(first) < len(ours) or len(second) < len(theirs):
         return ""
     n = f"n = {len(first)}"
-    if len(first) == 1 or len(set(first)) == len(set(second)) == 1:
+    p = statistics.welch(first, second)
+    if p is None:
         return f"{n} cannot tell the difference from noise"
-    from scipy.stats import ttest_ind  # half a second to import
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of one sample that is constant
-        p = float(ttest_ind(first, second, equal_var=False).pvalue)
     judged = "tells" if p < 0.05 else "cannot tell"
     return f"{n} {judged} the difference from noise (Welch's t-test, p = {p:.2f})"
 
@@ -138,13 +128,13 @@ def _versus(ours: Sequence[float | None], theirs: Sequence[float | None]) -> str
     if not first or not second:
         return "confirmed without a result"
     points = 100 * (fmean(first) - fmean(second))
-    parts = f"confirmed {mean_and_deviation(second)}, the winner {points:+.2f} points"
+    parts = f"confirmed {statistics.in_percent(second)}, the winner {points:+.2f} points"
     return "; ".join(filter(None, (parts, compared(ours, theirs))))
 
 
 def _described(number: int, runs: Sequence[float | None]) -> str:
     with_result = [accuracy for accuracy in runs if accuracy is not None]
     failed = len(runs) - len(with_result)
-    words = [mean_and_deviation(with_result)] if with_result else []
+    words = [statistics.in_percent(with_result)] if with_result else []
     words += [f"{failed} of {len(runs)} without a result"] if failed else []
     return f"trial {number} {', '.join(words)}"

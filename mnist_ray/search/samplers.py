@@ -3,11 +3,13 @@ and for each scheduler that says what it can do.
 """
 
 import itertools
+import logging
 import math
 import random
 from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from mnist_ray import restored
 from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fields import shown
@@ -200,9 +202,9 @@ class Sampler:
         if how.make:
             import optuna
 
-            optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would name its own study
             sampler = how.make(base.seed, self.count)
-            self.optuna = optuna.create_study(direction="maximize", sampler=sampler)
+            with restored.log_level("optuna", logging.WARNING):  # it would name its own study
+                self.optuna = optuna.create_study(direction="maximize", sampler=sampler)
             self.failed = optuna.trial.TrialState.FAIL
         self.asked: list[int | None] = []
         """Optuna's number of each configuration that it proposed; None for the first ones."""

@@ -3,13 +3,14 @@ None where there is nothing to show. Neither torch nor Ray is imported.
 """
 
 import itertools
+import logging
 from collections.abc import Mapping
-from statistics import fmean, stdev
 
 import optuna
 import pandas as pd
 import plotly.graph_objects as go
 
+from mnist_ray import restored, search
 from mnist_ray.search import Dimension, Phase, Status
 from mnist_ray.tables import axes
 
@@ -181,10 +182,10 @@ def importance(trials: pd.DataFrame, space: Mapping[str, Dimension]) -> go.Figur
     fields = [field for field in space if rows[field].nunique(dropna=False) > 1]
     if len(rows) < ENOUGH or not fields or rows["best_accuracy"].nunique() == 1:
         return None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     seen = {field: axes.as_seen(rows[field], space[field]) for field in fields}
     distributions = {field: dimension.distribution() for field, (dimension, _) in seen.items()}
-    study = optuna.create_study(direction="maximize")
+    with restored.log_level("optuna", logging.WARNING):  # it would name its study
+        study = optuna.create_study(direction="maximize")
     # Ranks rather than accuracies, or one that diverged would be all that there is to explain.
     ranks = rows["best_accuracy"].rank(method="max")
     for i, rank in enumerate(ranks):
@@ -250,11 +251,8 @@ def confirmation(trials: pd.DataFrame) -> go.Figure | None:
         for number, some in rows.groupby("repeats"):
             values = list(some["final_accuracy"])
             seen += values
-            spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-            name = (
-                f"trial {int(number)}, {where}<br>"
-                f"{100 * fmean(values):.2f}{spread} %, n = {len(values)}"
-            )
+            mean, deviation = search.mean_and_deviation(values)
+            name = f"trial {int(number)}, {where}<br>{search.in_percent(values)}, n = {len(values)}"
             figure.add_scatter(
                 x=values,
                 y=[name] * len(values),
@@ -263,9 +261,9 @@ def confirmation(trials: pd.DataFrame) -> go.Figure | None:
                 hovertemplate="%{x:.2%}<extra></extra>",
             )
             figure.add_scatter(
-                x=[fmean(values)],
+                x=[mean],
                 y=[name],
-                error_x={"array": [stdev(values) if len(values) > 1 else 0], "thickness": 2},
+                error_x={"array": [deviation or 0], "thickness": 2},
                 mode="markers",
                 marker={"symbol": "line-ns-open", "size": 22, "color": COLOURS[phase]},
                 hovertemplate="mean %{x:.2%}<extra></extra>",

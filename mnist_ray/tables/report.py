@@ -166,9 +166,8 @@ def _summary(
         lines["winner"] = "none: no trial that competed has a result"
     if len(final):
         scored = final["final_accuracy"]
-        spread = f" ± {scored.std():.2%}" if len(scored) > 1 else ""
         lines["test accuracy"] = (
-            f"{scored.mean():.2%}{spread} after the last epoch, n = {len(scored)}"
+            f"{search.in_percent(list(scored))} after the last epoch, n = {len(scored)}"
         )
         lines["checkpoint"] = _known(final.iloc[0], "checkpoint")
     rows = "".join(

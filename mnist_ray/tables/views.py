@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mnist_ray import errors
+from mnist_ray import errors, search
 from mnist_ray.search import Phase, Status
 from mnist_ray.tables.rows import csv as as_csv
 from mnist_ray.tables.schema import TRIAL_COLUMNS
@@ -91,14 +91,21 @@ def over_seeds(table: pa.Table) -> pa.Table:
     measured = [each for each in accuracies if each == BEST or table[each].null_count < len(table)]
     groups = table.group_by(fields, use_threads=False).aggregate(
         [([], "count_all"), ("best_accuracy", "count"), ("train_seconds", "mean")]
-        + [(name, "mean") for name in measured]
-        + [(name, "stddev", pc.VarianceOptions(ddof=1)) for name in measured]
+        + [(name, "list") for name in measured]
     )
     columns = {name: groups[name] for name in fields}
     columns["n"] = groups["best_accuracy_count"]
     columns["unfinished"] = pc.subtract(groups["count_all"], columns["n"])
     for name in measured:
-        columns |= {name: groups[f"{name}_mean"], f"{name}_sd": groups[f"{name}_stddev"]}
+        per_group = [
+            search.mean_and_deviation(known) if known else (None, None)
+            for known in (
+                [accuracy for accuracy in seen if accuracy is not None]
+                for seen in groups[f"{name}_list"].to_pylist()
+            )
+        ]
+        columns[name] = pa.array([mean for mean, _ in per_group], pa.float64())
+        columns[f"{name}_sd"] = pa.array([deviation for _, deviation in per_group], pa.float64())
     return pa.table({**columns, "train_seconds": groups["train_seconds_mean"]})
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from rich.live import Live
 from rich.table import Table
 
-from mnist_ray import storage, tables
+from mnist_ray import search, storage, tables
 from mnist_ray.config import TRAIN_IMAGES
 from mnist_ray.errors import UserError
-from mnist_ray.search import Phase, Plan, Planned, Status, against_base, mean_and_deviation, verdict
+from mnist_ray.search import Phase, Plan, Planned, Status, against_base, verdict
 from mnist_ray.storage import Place
 from mnist_ray.terminal import command
 from mnist_ray.terminal.training import console, described_recipe, described_workers
@@ -155,7 +155,7 @@ class Study:
             saved = finals[0]["checkpoint"]
             accuracies = [row["final_accuracy"] for row in finals]
             self.console.print(
-                f"test accuracy    {mean_and_deviation(accuracies)}, trained on"
+                f"test accuracy    {search.in_percent(accuracies)}, trained on"
                 f" {trained_on(plan, finals[0]['trial'])}, each scored after its last epoch"
             )
         else:

@@ -1,5 +1,7 @@
 """A tracking server that is down is said before anything starts, or stops no study on the way."""
 
+import logging
+import os
 import subprocess
 import sys
 import time
@@ -83,3 +85,14 @@ def test_a_server_that_is_lost_is_told_once(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == (
         "warning: mlflow failed, and the study goes on without it: nobody is there\n"
     )
+
+
+def test_what_mlflow_is_told_is_told_for_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    logger, before = logging.getLogger("mlflow"), dict(os.environ)
+    level = logger.level
+    with tracking.impatient():
+        assert logger.level == logging.WARNING
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "3"
+    assert (logger.level, dict(os.environ)) == (level, before)

@@ -133,12 +133,6 @@ def test_the_report_counts_every_image_once(saved: Path, small: Mnist) -> None:
     assert all(part.labels[index] == label != guess for index, label, guess, _ in report.wrong)
 
 
-def test_wilsons_interval_is_the_published_one() -> None:
-    # Newcombe, Statistics in Medicine 17 (1998), p. 861, table I: 81 of 263 and 15 of 148.
-    assert scoring.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert scoring.wilson(15 / 148, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
-
-
 def test_a_write_that_is_killed_leaves_the_old_file(saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / FILE).read_bytes()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnist_ray.search.outcome import mean_and_deviation, verdict
+from mnist_ray.search.outcome import verdict
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,10 @@ from mnist_ray.search.outcome import mean_and_deviation, verdict
         ({7: [0.99]}, "trial 7 99.00%"),
         ({7: [0.99], 3: [0.98]}, "n = 1 cannot tell the difference from noise"),
         ({7: [0.991, 0.993], 3: [0.9905, 0.9915]}, "n = 2 cannot tell the difference from noise"),
-        ({7: [0.991, 0.993], 3: [0.9005, 0.9015]}, "n = 2 tells the difference from noise"),
+        (
+            {7: [0.991, 0.993], 3: [0.9005, 0.9015]},
+            "n = 2 tells the difference from noise (Welch's t-test, p = 0.00)",
+        ),
         ({7: [0.99, 0.99], 3: [0.98, 0.98]}, "n = 2 cannot tell the difference from noise"),
         ({7: [0.99, 0.99], 3: [0.98, 0.981]}, "the difference from noise"),
         ({7: [0.99, 0.99], 3: [0.98, None]}, "trial 3 98.00%, 1 of 2 without a result"),
@@ -24,8 +27,3 @@ def test_the_verdict_says_what_is_noise(
 ) -> None:
     assert says in verdict(confirmed)
     assert bool(verdict(confirmed)) == bool(confirmed)
-
-
-def test_the_deviation_is_that_of_the_sample() -> None:
-    assert mean_and_deviation([0.99, 0.98]) == "98.50 ± 0.71 %"
-    assert mean_and_deviation([0.99]) == "99.00%"
