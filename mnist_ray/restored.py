@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 NONE: Mapping[str, str] = {}
@@ -14,13 +14,15 @@ NONE: Mapping[str, str] = {}
 
 @contextmanager
 def environment(
-    values: Mapping[str, str] = NONE, unless_set: Mapping[str, str] = NONE
+    values: Mapping[str, str] = NONE,
+    unless_set: Mapping[str, str] = NONE,
+    also: Collection[str] = (),
 ) -> Iterator[None]:
     """Set environment variables for a block: `values`, and of `unless_set` those that the user has
-    not set."""
-    new = {name: os.environ.get(name, value) for name, value in unless_set.items()} | dict(values)
-    before = {name: os.environ.get(name) for name in new}
-    os.environ.update(new)
+    not set. They are put back afterwards, and so are those named in `also`, which the block sets
+    by itself."""
+    before = {name: os.environ.get(name) for name in {*values, *unless_set, *also}}
+    os.environ.update({**unless_set, **os.environ, **values})
     try:
         yield
     finally:
