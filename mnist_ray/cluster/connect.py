@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import ray
 from ray.autoscaler.sdk import request_resources
 
@@ -76,13 +77,13 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
             exits.enter_context(silent)
         if address := to_join():
             options["address"] = None  # Ray finds it in the same way
+            exits.callback(ray.shutdown)
             if urllib.request.getproxies():
                 around = _around_proxies("localhost", "127.0.0.1", address.rpartition(":")[0])
                 options["runtime_env"] = {"env_vars": around}
         else:
             options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": cores()}
             options |= exits.enter_context(_private_cluster(dashboard, verbose))
-        exits.callback(ray.shutdown)
         try:
             ray.init(**options)
         except Exception as error:  # Ray raises this very class where a machine is too busy
@@ -118,7 +119,10 @@ def _private_cluster(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]
         # from the environment when it is imported.
         loopback = ray_private.replaced("ENABLE_RAY_CLUSTER", False)
         with restored.environment(environment), loopback:
-            yield options
+            try:
+                yield options
+            finally:
+                _shut_down(folder)
     finally:
         if not verbose:
             shutil.rmtree(folder, ignore_errors=True)
@@ -142,6 +146,34 @@ def _temporary_folder() -> Path:
             f"{f'RAY_TMPDIR {named}' if named else 'the folder of temporary files'} cannot be"
             f" used: {errors.reason(error)}. Set RAY_TMPDIR to a folder that can be written."
         ) from None
+
+
+def _shut_down(folder: Path) -> None:
+    """End the cluster whose folder this is. Where a signal came while Ray started, Ray does not
+    know all that it started, and some would live on and write to the folder."""
+    started = [] if ray.is_initialized() else _processes(folder)
+    if not ray_private._global_node:
+        _kill(started)
+    ray.shutdown()
+    _kill(started)
+
+
+def _processes(folder: Path) -> list[psutil.Process]:
+    """Return the processes of the cluster whose folder this is, parents before their children."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(str(folder) in word for word in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.suspend()  # so that it starts no other
+            for child in (*process.children(recursive=True), process):
+                child.kill()
 
 
 def _around_proxies(*hosts: str) -> dict[str, str]:

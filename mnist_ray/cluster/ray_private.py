@@ -64,6 +64,12 @@ NAMES = (
         " line of its own what became of them",
     ),
     Private(
+        "ray._private.worker",
+        "_global_node",
+        "see whether Ray knows what it started when a signal came meanwhile; processes of it would"
+        " outlive the command",
+    ),
+    Private(
         "ray._private.ray_constants",
         "ENABLE_RAY_CLUSTER",
         "let a cluster of this machine's own listen on loopback alone; it would be open to the"

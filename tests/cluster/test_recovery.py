@@ -340,8 +340,7 @@ def test_a_signal_while_ray_starts(
     run.process.send_signal(signal.SIGTERM)
     assert run.end() == 143, run.text
     assert run.text.splitlines()[-1] == "interrupted"
-    # Ray's agents, if they were begun already, take a minute to find themselves alone.
-    assert not outlives(run, temporary, before, ["Agent"])
+    assert not outlives(run, temporary, before, [])
 
 
 def test_a_run_of_its_own_listens_on_loopback_alone(
