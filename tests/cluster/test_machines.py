@@ -101,7 +101,7 @@ def test_too_little_memory(command: str, says: str, storage: Path, tmp_path: Pat
     # So little that Ray kills whatever begins.
     low = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "250"}
     flags = [*SMALL, "--max-failures", "0", "--storage", str(storage), "--name", "it"]
-    flags += ["--num-trials", "1", "--confirm", "0"] if command == "tune" else []
+    flags += ["--num-trials", "1", "--no-base", "--confirm", "0"] if command == "tune" else []
     run = Run(tmp_path / "out", command, *flags, **low)
     assert run.end() == 1, run.text
     assert says in run.text
