@@ -39,10 +39,6 @@ API_SERVER = ray_private.API_SERVER
 ANSWER_WITHIN = 10
 """Seconds that a cluster has to answer. Ray itself would go on asking for minutes."""
 
-SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED")
-"""Environment variables that ray.init sets. RAY_AUTH_MODE, which a cluster of its own sets to
-`token`, stays: the process goes on asking for tokens, and what it starts later must agree."""
-
 SOCKETS = "/mnist_ray-12345678/session_2026-11-26_00-00-00_000000_1234567/sockets/plasma_store"
 LONGEST_TMPDIR = (103 if sys.platform == "darwin" else 107) - len(SOCKETS)
 """Bytes of the folder in which a cluster's folder is made: the paths of its sockets are bounded."""
@@ -66,7 +62,7 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
     }
     with contextlib.ExitStack() as exits:
         exits.enter_context(
-            restored.environment(unless_set=ray_private.FOR_RAY, also=SET_BY_RAY),
+            restored.environment(unless_set=ray_private.FOR_RAY, also=ray_private.SET_BY_RAY),
         )
         exits.enter_context(restored.signal_handlers())
         exits.enter_context(restored.log_level("ray"))  # ray.init sets it

@@ -176,6 +176,10 @@ FOR_TUNE = {"TUNE_GLOBAL_CHECKPOINT_S": str(10**9)}
 QUIET_TUNE = {"RAY_AIR_NEW_OUTPUT": "0"}
 """Environment variables, unless the user has set them."""
 
+SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED")
+"""Environment variables that ray.init sets. RAY_AUTH_MODE, which a cluster of its own sets to
+`token`, stays: the process goes on asking for tokens, and what it starts later must agree."""
+
 ALWAYS_FOR_TUNE = {"TUNE_DISABLE_SIGINT_HANDLER": "1"}
 """Environment variables, whatever the user has set."""
 

@@ -23,7 +23,6 @@ DOCUMENTED = {
     "RAY_AUTH_TOKEN_PATH",
     "RAY_TMPDIR",
     "RAY_TRAIN_V2_ENABLED",
-    "RAY_USAGE_STATS_ENABLED",
 }
 """Environment variables that Ray's documentation has."""
 
