@@ -91,9 +91,10 @@ def table(folder: Place, name: str = tables.TRIALS) -> list[dict[str, Any]]:
 
 
 def those_of(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the same trials, but for the score on the test set, which comes at the end."""
+    """The rows of the same trials, but for the score on the test set and the winner, which come at
+    the end."""
     ended = {row["trial"] for row in before}
-    scored = {"test_accuracy": None, "test_loss": None}
+    scored = {"test_accuracy": None, "test_loss": None, "winner": None}
     return [row | scored for row in rows if row["trial"] in ended]
 
 
