@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import mlflow  # noqa: F401 - its import gives its logger a handler
 import optuna
 import pytest
 import torch
@@ -198,7 +199,7 @@ def test_nothing_is_left_behind_by_a_cluster_of_its_own(call: str, storage: Path
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-import mlflow, ray  # MLflow's import gives its logger a handler
+import ray
 import test_restored
 before = test_restored.Snapshot()
 test_restored.{call}(Path({str(storage)!r}), "one")
