@@ -9,7 +9,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-tune: .venv/installed  ## search dropout, learning rate and momentum on MNIST, 3 to 5 minutes on 2 cores
+tune: .venv/installed  ## search dropout, learning rate and momentum on MNIST, about 5 minutes on 2 cores
 	$(BIN)/python -m mnist_ray.tune
 
 train: .venv/installed  ## the reference recipe: 20 epochs
