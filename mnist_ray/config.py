@@ -195,6 +195,17 @@ class RunConfig(Config):
     verbose: bool = Field(False, description="Ray's own output, and tracebacks.")
 
 
+class TrainRunConfig(RunConfig):
+    """Where a training run's data and results lie, and how it is launched."""
+
+    in_process: bool | None = Field(
+        None,
+        description="Train in the command's own process, which starts at once; none does so with"
+        " one worker, where no Ray cluster is joined. Only Ray's workers are replaced when they"
+        " die.",
+    )
+
+
 STUDY_RECIPE: dict[str, Any] = {
     "schedule": "one-cycle",
     "nesterov": True,

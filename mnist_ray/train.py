@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mnist_ray import errors, terminal
-from mnist_ray.config import Recipe, Resources, RunConfig
+from mnist_ray.config import Recipe, Resources, TrainRunConfig
 from mnist_ray.errors import RunFailed
 from mnist_ray.search import Status
 
@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> None:
         "train",
         Recipe,
         Resources,
-        RunConfig,
+        TrainRunConfig,
         description="Train the network once. Without flags: the reference recipe.",
     )
     from mnist_ray import cluster  # after the flags: torch and Ray take seconds

@@ -32,7 +32,13 @@ from mnist_ray.cluster.ray_private import (
     get_ray_address_file,
     init_grpc_channel,
 )
-from mnist_ray.cluster.resources import PATIENCE, WorkerResources, cores, per_node, workers_that_fit
+from mnist_ray.cluster.resources import (
+    PATIENCE,
+    WorkerResources,
+    cluster_nodes,
+    cores,
+    workers_that_fit,
+)
 from mnist_ray.errors import RunFailed, UserError
 
 API_SERVER = ray_private.API_SERVER
@@ -88,10 +94,10 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
             errors.interrupt(signal.SIGTERM)
         errors.heed_signals()
         if "include_dashboard" not in options:
-            nodes, address = len(per_node("CPU")), ray.get_runtime_context().gcs_address
+            nodes, address = cluster_nodes(), ray.get_runtime_context().gcs_address
             say(
-                f"joined the Ray cluster at {address}: {nodes} node{'s' * (nodes > 1)},"
-                f" {sum(per_node('CPU'))} CPUs\n"
+                f"joined the Ray cluster at {address}: {len(nodes)} node{'s' * (len(nodes) > 1)},"
+                f" {sum(node.cpus for node in nodes)} CPUs\n"
             )
         yield
 
@@ -249,19 +255,24 @@ def free_port() -> int:
 def wait_for_nodes(each: WorkerResources, workers: int) -> int:
     """How many workers there is room for, after asking for room for `workers` where the cluster
     starts nodes when asked, and waiting while they come."""
-    if workers_that_fit(each) >= workers or not (to_join() and _starting() is not None):
-        return workers_that_fit(each)
-    print(f"waits for nodes: room for {workers_that_fit(each)} of {workers} workers", flush=True)
+    if workers_that_fit(each, cluster_nodes()) >= workers or not (
+        to_join() and _starting() is not None
+    ):
+        return workers_that_fit(each, cluster_nodes())
+    print(
+        f"waits for nodes: room for {workers_that_fit(each, cluster_nodes())} of {workers} workers",
+        flush=True,
+    )
     request_resources(bundles=[{"CPU": each.cpus, "GPU": each.gpus}] * workers)
     asked = time.monotonic()
     try:
-        while workers_that_fit(each) < workers and (
+        while workers_that_fit(each, cluster_nodes()) < workers and (
             _starting() or time.monotonic() < asked + PATIENCE
         ):
             time.sleep(1)
     finally:  # those that came stay while they have work, and for the cluster's idle time after
         request_resources(bundles=[])
-    return workers_that_fit(each)
+    return workers_that_fit(each, cluster_nodes())
 
 
 def _starting() -> int | None:

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import ray
+import torch
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -30,12 +31,32 @@ class WorkerResources(NamedTuple):
         return "cuda" if self.gpus else "cpu"
 
 
-def share(needs: Resources) -> WorkerResources:
-    """What each worker gets: its `cpus_per_worker`, or by default as many cores as all workers can
-    have, and a GPU if wanted or, by default, if there are enough. Where `min_workers` will do, it
-    is what that many can have. Raises UserError where they do not fit.
+class Node(NamedTuple):
+    """A machine's cores and GPUs that workers can have."""
+
+    cpus: int
+    gpus: int
+
+
+def this_machine() -> list[Node]:
+    """Return what this process may use, as the only node. Needs no Ray."""
+    return [Node(cores(), torch.cuda.device_count())]
+
+
+def cluster_nodes() -> list[Node]:
+    """Return the nodes of the Ray cluster that are alive."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in alive]
+
+
+def share(needs: Resources, nodes: Sequence[Node]) -> WorkerResources:
+    """Return what each worker gets on `nodes`: `cpus_per_worker` cores, or by default as many as
+    all workers can have, and a GPU if wanted or, by default, if there are enough. Where the run
+    can do with `min_workers`, the cores are what so many workers can have.
+
+    Raises UserError where the workers do not fit.
     """
-    cpus, gpus = per_node("CPU"), per_node("GPU")
+    cpus, gpus = [node.cpus for node in nodes], [node.gpus for node in nodes]
     cores, needed = needs.cpus_per_worker, needs.min_workers or needs.num_workers
     use_gpu = needed <= sum(gpus) if needs.use_gpu is None else needs.use_gpu
     if use_gpu and needed > sum(gpus):
@@ -45,7 +66,7 @@ def share(needs: Resources) -> WorkerResources:
         )
     for count in range(needs.num_workers, needed - 1, -1):
         for each in [cores] if cores else range(max(cpus), 0, -1):
-            if workers_that_fit(WorkerResources(each, int(use_gpu))) >= count:
+            if workers_that_fit(WorkerResources(each, int(use_gpu)), nodes) >= count:
                 return WorkerResources(each, int(use_gpu))
     each = cores or 1
     raise UserError(
@@ -54,10 +75,9 @@ def share(needs: Resources) -> WorkerResources:
     )
 
 
-def workers_that_fit(each: WorkerResources) -> int:
-    """How many workers fit on the cluster's nodes at a time."""
-    nodes = zip(per_node("CPU"), per_node("GPU"), strict=True)
-    return sum(min(cpus // each.cpus, gpus if each.gpus else cpus) for cpus, gpus in nodes)
+def workers_that_fit(each: WorkerResources, nodes: Sequence[Node]) -> int:
+    """Return how many workers fit on `nodes` at a time."""
+    return sum(min(node.cpus // each.cpus, node.gpus if each.gpus else node.cpus) for node in nodes)
 
 
 def check_shared(folder: Place) -> None:
@@ -142,8 +162,3 @@ def _quota(*files: Path) -> Iterator[float]:
         quota, period = map(int, words)
         if quota > 0:
             yield quota / period
-
-
-def per_node(resource: str) -> list[int]:
-    """How much of it each node has that is alive."""
-    return [int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]]

@@ -37,8 +37,9 @@ class TrainingShow(Show, Protocol):
         share: WorkerResources,
         layers: list[Layer],
         splits: Splits,
+        in_process: bool,
     ) -> None:
-        """Show what will be trained, before it is."""
+        """Show what will be trained and where, before training starts."""
 
     def go_on(self, epochs: int, lost: bool) -> None:
         """Show that the workers begin, after `epochs` that are done; `lost` says that one died."""

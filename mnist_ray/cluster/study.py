@@ -64,7 +64,8 @@ def study(
         tracking.impatient(),
         connect.connected(dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.say),
     ):
-        share = resources.share(needs.replace(cpus_per_worker=needs.cpus_per_worker or 1))
+        one_core = needs.replace(cpus_per_worker=needs.cpus_per_worker or 1)
+        share = resources.share(one_core, resources.cluster_nodes())
         lower = run.resume and study == began
         concurrent = _concurrency(study, share, show.say if lower else None)
         resources.check_shared(folder.parent)
@@ -190,7 +191,7 @@ def _computes_with(
 ) -> tables.Row:
     """Return what decides the bits of all trials besides their recipes, as far as it is known."""
     known = {"threads": share.cpus, "device": share.device}
-    if share.gpus or len(resources.per_node("CPU")) > 1 or "precision" in dimensions:
+    if share.gpus or len(resources.cluster_nodes()) > 1 or "precision" in dimensions:
         return known
     return {**known, "arithmetic": learn.resolve_precision(base.precision, torch.device("cpu"))}
 
@@ -202,7 +203,7 @@ def _concurrency(
 ) -> int:
     """Return how many trials run at a time. Where more are asked for than fit, it is told to
     `say_lower` that fewer will do, or raises UserError if there is none to tell."""
-    fits = resources.workers_that_fit(share) // study.workers_per_trial
+    fits = resources.workers_that_fit(share, resources.cluster_nodes()) // study.workers_per_trial
     wanted = study.max_concurrent or fits
     if wanted > fits:
         fits = (

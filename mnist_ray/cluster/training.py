@@ -1,30 +1,37 @@
 """Train once, with Ray Train: launch the workers, tell what they report, write it down."""
 
 import contextlib
+import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import ray
 import ray.exceptions
 import ray.train
-import ray.train.torch
+import torch
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mnist_ray import errors, learn, storage, tables
+from mnist_ray import errors, learn, restored, storage, tables
 from mnist_ray.cluster import connect, resources, resume, workers
 from mnist_ray.cluster.show import TrainingShow
-from mnist_ray.config import Recipe, Resources, RunConfig, check_batch
-from mnist_ray.errors import RunFailed
+from mnist_ray.config import Recipe, Resources, TrainRunConfig, check_batch
+from mnist_ray.errors import RunFailed, UserError
+from mnist_ray.learn import Mnist
 from mnist_ray.search import Status
 from mnist_ray.storage import Place
 
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that torchrun sets. With all of them, Ray Train's local mode would join a
+process group."""
 
-def train(recipe: Recipe, needs: Resources, run: RunConfig, show: TrainingShow) -> dict[str, Any]:
-    """Train through Ray Train and write the results tables. Returns the row of the trials table.
+
+def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingShow) -> tables.Row:
+    """Train through Ray Train and write the results tables. Return the row of the trials table.
 
     Raises UserError where the workers do not fit, RunFailed where training stops with an error.
     """
@@ -32,81 +39,72 @@ def train(recipe: Recipe, needs: Resources, run: RunConfig, show: TrainingShow) 
     folder = tables.folder_of(run, "train")
     settings = {**recipe.model_dump(), **needs.model_dump()}
     recorded = tables.recorded_settings(run, "train") if run.resume else settings
+    in_process = _in_process(needs, run)
     mnist = learn.load_mnist(run.data_dir)
     splits = learn.split(mnist, recipe.holdout, recipe.train_size)
-    known: tables.Row = {
+    described: tables.Row = {
         **{"trial": 0, "split_hash": splits.hash},
         **{"started": _started(folder), **tables.provenance()},
     }
     clock = time.monotonic()
     epochs: list[tables.Row] = []
-    begun = False
+    started = False
 
     def on_message(kind: str, content: Any) -> None:
-        nonlocal begun, clock
+        nonlocal started, clock
         if kind == "step":
             show.step(*content)
             return
         if kind == "epoch":
-            epochs.append(tables.epoch_row(folder.name, 0, content))
+            row = tables.epoch_row(folder.name, 0, content)
+            epochs.append(row)
+            if in_process:
+                row["checkpoint"] = tables.checkpoint_name(row["epoch"])
+                tables.prune(folder, [folder], epochs)
             show.epoch(content)
-        else:  # the workers begin, for the first time or again
+        else:  # the workers start, for the first time or again
             done, now = content
-            epochs[:] = [tables.epoch_row(folder.name, 0, metrics) for metrics in done]
-            if not begun:
+            epochs[:] = _with_checkpoints(folder, done)
+            if not started:
                 clock -= tables.seconds(epochs)
-            show.go_on(len(epochs), lost=begun)
+            show.go_on(len(epochs), lost=started)
             if (words := resume.other_bits(done, now)) and not done[-1]["last"]:
                 show.say(words)
-            begun = True
+            started = True
         write(status=Status.RUNNING)
-
-    def on_wait() -> None:
-        show.wait(resources.why_waiting(share, needs.min_workers or needs.num_workers))
 
     def write(**more: Any) -> tables.Row:
         now = {"total_seconds": time.monotonic() - clock, "ended": datetime.now(UTC)}
-        row = tables.trial_row(settings, epochs, **{**known, **now, **more})
+        row = tables.trial_row(settings, epochs, **{**described, **now, **more})
         tables.write(folder, [row], epochs)
         return row
 
-    with connect.connected(dashboard=False, verbose=run.verbose, say=show.say):
-        share = resources.share(needs)
-        resources.check_shared(folder.parent)
-        claimed = tables.locked(folder, "train", settings, run.resume, not run.name)
-        with claimed as folder:
-            known |= {"run": folder.name, "device": share.device}
-            show.begin(recipe, needs, share, learn.layers(learn.build_network(recipe)), splits)
-            # Beside this process, because another node may be lost.
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
-            queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-            job = workers.trainer(
-                recipe,
-                needs,
-                ray.put(mnist),
-                share,
-                queue=queue,
-                storage=folder.parent,
-                name=folder.name,
-                max_failures=run.max_failures,
-            )
+    with (
+        _this_process(run.verbose)
+        if in_process
+        else connect.connected(dashboard=False, verbose=run.verbose, say=show.say)
+    ):
+        nodes = resources.this_machine() if in_process else resources.cluster_nodes()
+        share = resources.share(needs, nodes)
+        if not in_process:
+            resources.check_shared(folder.parent)
+        with tables.locked(folder, "train", settings, run.resume, not run.name) as folder:
+            described |= {"run": folder.name, "device": share.device}
+            layers = learn.layers(learn.build_network(recipe))
+            show.begin(recipe, needs, share, layers, splits, in_process)
+            fit = _fit_here if in_process else _fit_on_workers
             try:
                 with show, errors.explain_storage_errors(folder):
-                    _fit(job, queue, on_message, on_wait)
+                    fit(recipe, needs, mnist, share, folder, run.max_failures, on_message, show)
             except (RunFailed, KeyboardInterrupt) as error:
-                if begun:
+                if started:
                     with contextlib.suppress(OSError):  # of a full disk
                         write(status=Status.FAILED, error=str(error) or "interrupted")
                 show.stopped(tables.resume_flags(folder, run, settings, recorded))
                 raise
-    saved = learn.readable_checkpoints(tables.checkpoints(folder))
-    places = {each.state["epoch"]: path for path, each in saved.items()}
-    last = places[epochs[-1]["epoch"]]
-    for epoch in epochs:
-        place = places.get(epoch["epoch"])
-        epoch["checkpoint"] = storage.relative(place, folder) if place else None
+    epochs = _with_checkpoints(folder, epochs)
     tables.prune(folder, [folder], epochs)  # Ray Train knows none from before an interruption
-    best = tables.best_epoch(epochs)
+    best, last = tables.best_epoch(epochs), folder / epochs[-1]["checkpoint"]
     row = write(checkpoint=best["checkpoint"])
     if splits.scored_on == "holdout":
         score = learn.score_test(last, mnist)
@@ -117,14 +115,90 @@ def train(recipe: Recipe, needs: Resources, run: RunConfig, show: TrainingShow) 
     return row
 
 
-def _fit(
-    job: ray.train.torch.TorchTrainer,
-    queue: Queue,
-    on_message: Callable[[str, Any], None],
-    on_wait: Callable[[], None],
+def _in_process(needs: Resources, run: TrainRunConfig) -> bool:
+    """Return whether to train in this process; raises UserError where that was asked for and
+    cannot be."""
+    if run.in_process and needs.num_workers > 1:
+        raise UserError(
+            f"in_process is on, but num_workers is {needs.num_workers}, and a process is one"
+            " worker; leave one of them out."
+        )
+    if run.in_process is not None:
+        return run.in_process
+    return needs.num_workers == 1 and not connect.to_join()
+
+
+@contextlib.contextmanager
+def _this_process(verbose: bool) -> Iterator[None]:
+    """Keep what training changes in this process to the block: PyTorch's threads and random state,
+    the variables of torchrun, for which Ray Train would look, and its logger's level."""
+    threads = torch.get_num_threads()
+    with (
+        torch.random.fork_rng(),
+        restored.environment(also=TORCHRUN),
+        restored.log_level("ray.train", None if verbose else logging.WARNING),
+    ):
+        for name in TORCHRUN:
+            os.environ.pop(name, None)
+        try:
+            yield
+        finally:
+            learn.use_threads(threads)
+
+
+def _fit_here(
+    recipe: Recipe,
+    needs: Resources,
+    mnist: Mnist,
+    share: resources.WorkerResources,
+    folder: Place,
+    max_failures: int,
+    on_message: workers.Tell,
+    show: TrainingShow,
 ) -> None:
-    """`job.fit()` in a thread, while this one passes the workers' messages on, and tells if none
-    came for long."""
+    """Train in this process, in Ray Train's local mode."""
+    job = workers.trainer(
+        recipe,
+        needs,
+        mnist,
+        share,
+        in_process=True,
+        tell=on_message,
+        home=folder.parent,
+        name=folder.name,
+        max_failures=max_failures,
+    )
+    try:
+        job.fit()
+    except Exception as error:
+        raise RunFailed(f"training stopped: {cause(error)}") from error
+
+
+def _fit_on_workers(
+    recipe: Recipe,
+    needs: Resources,
+    mnist: Mnist,
+    share: resources.WorkerResources,
+    folder: Place,
+    max_failures: int,
+    on_message: workers.Tell,
+    show: TrainingShow,
+) -> None:
+    """Train on Ray's workers. `TorchTrainer.fit` runs in a thread, while this one passes on what
+    the workers tell, and says what they wait for where they tell nothing for long."""
+    # The queue's process runs on this node, because another node may be lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    job = workers.trainer(
+        recipe,
+        needs,
+        ray.put(mnist),
+        share,
+        tell=lambda kind, content: queue.put((kind, content)),
+        home=folder.parent,
+        name=folder.name,
+        max_failures=max_failures,
+    )
     outcome: list[Any] = []
     heard = time.monotonic()
 
@@ -142,7 +216,8 @@ def _fit(
             heard = time.monotonic()
         except Empty:
             if time.monotonic() - heard > resources.PATIENCE:
-                on_wait()
+                needed = needs.min_workers or needs.num_workers
+                show.wait(resources.why_waiting(share, needed))
                 heard = time.monotonic()
         except ray.exceptions.RayError as error:  # the queue is a process too, and may be killed
             raise RunFailed(f"training stopped: {cause(error)}") from error
@@ -150,6 +225,17 @@ def _fit(
         raise RunFailed(f"training stopped: {cause(outcome[0])}") from outcome[0]
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
+
+
+def _with_checkpoints(folder: Place, epochs: Sequence[tables.Row]) -> list[tables.Row]:
+    """Return rows of the epochs table, from rows or from an engine's metrics, with the checkpoints
+    that can be read in a run's folder."""
+    saved = learn.readable_checkpoints(tables.checkpoints(folder))
+    places = {each.state["epoch"]: storage.relative(path, folder) for path, each in saved.items()}
+    return [
+        {**tables.epoch_row(folder.name, 0, epoch), "checkpoint": places.get(epoch["epoch"])}
+        for epoch in epochs
+    ]
 
 
 def _started(folder: Place) -> datetime:

@@ -65,7 +65,7 @@ def launching_trial(sampled: dict[str, Any], shared: Shared) -> None:
         shared.mnist,
         shared.share,
         cpus_per_worker=shared.share.cpus - SPARED_CPUS,
-        storage=shared.folder / tables.WORKERS,
+        home=shared.folder / tables.WORKERS,
         name=tables.trial_name(sampled["trial"]),  # Ray Train goes on with one that is there
         keep=None,  # a trial that is stopped may have saved one more epoch than it was asked for
         max_failures=0,  # Tune begins this again, and Ray Train goes on

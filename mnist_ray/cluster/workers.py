@@ -4,8 +4,10 @@ What is learned is decided in `engine.fit`, which every worker runs; this file g
 device and its share of the processor, and takes its reports back.
 """
 
+import contextlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,54 +15,67 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.util.queue import Queue
+import torch
 
-from mnist_ray import learn, tables
+from mnist_ray import learn, storage, tables
 from mnist_ray.cluster import resources
 from mnist_ray.cluster.ray_private import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from mnist_ray.config import Recipe, Resources
-from mnist_ray.learn import Checkpoint
+from mnist_ray.learn import Checkpoint, Mnist
 from mnist_ray.storage import Place
 
 REPORT_EVERY = 0.5
 """Seconds between two moves of the progress bar."""
 
 
+Tell = Callable[[str, Any], None]
+"""Takes a message of the worker of rank 0: `begin` with the epochs that are done and what decides
+the bits besides the recipe, `step` with (epoch, step, steps), or `epoch` with its metrics."""
+
+
 def worker(job: dict[str, Any]) -> None:
-    """What each of Ray Train's workers runs. `job` has the recipe, a reference to MNIST, the
-    worker's cores, the run's folder, and the queue to the launcher, or None."""
+    """Train as one of Ray Train's workers, or as the only one in local mode. `job` holds the
+    arguments of `trainer` that a worker needs."""
     recipe: Recipe = job["recipe"]
+    # 1. Ray Train says which of how many workers this process is.
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
+    tell: Tell = job["tell"] if job["tell"] and rank == 0 else lambda kind, content: None
     learn.prepare_process(job["cpus"])
-    splits = learn.split(ray.get(job["mnist"]), recipe.holdout, recipe.train_size)
-    queue: Queue | None = job["queue"] if rank == 0 else None
+    # 2. MNIST comes from Ray's object store, where all workers of a node share one copy.
+    mnist = ray.get(job["mnist"]) if isinstance(job["mnist"], ray.ObjectRef) else job["mnist"]
+    splits = learn.split(mnist, recipe.holdout, recipe.train_size)
     epochs, start = [], None
     if before := _before(job["folder"]):
         epochs, start = before.epochs, before.state
-    device = ray.train.torch.get_device()
-    if queue is not None:
-        queue.put(("begin", (epochs, learn.computed_with(recipe, device, world_size))))
+    device = torch.device("cuda", 0) if job["in_process"] and job["gpus"] else None
+    device = device or ray.train.torch.get_device()
+    tell("begin", (epochs, learn.computed_with(recipe, device, world_size)))
     if epochs and epochs[-1]["last"]:
         return
-    last_sent = time.monotonic()
+    last_told = time.monotonic()
 
     def on_step(epoch: int, step: int, steps: int) -> None:
-        nonlocal last_sent
-        if queue is not None and (step == steps or time.monotonic() - last_sent > REPORT_EVERY):
-            last_sent = time.monotonic()
-            queue.put(("step", (epoch, step, steps)))
+        nonlocal last_told
+        if step == steps or time.monotonic() - last_told > REPORT_EVERY:
+            last_told = time.monotonic()
+            tell("step", (epoch, step, steps))
 
+    # 3. The metrics, and rank 0's checkpoint, go to Ray Train after each epoch.
     def on_epoch(metrics: learn.Metrics, state: learn.State) -> None:
-        if queue is not None:
-            queue.put(("epoch", metrics))
-        if rank:
-            ray.train.report(metrics)
-            return
         epochs.append(metrics)
-        with TemporaryDirectory() as folder:
-            learn.save_checkpoint(Path(folder), Checkpoint(state, recipe, epochs, splits.hash))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        saved = Checkpoint(state, recipe, epochs, splits.hash)
+        if job["in_process"]:  # in local mode Ray Train keeps no checkpoint
+            learn.save_checkpoint(job["folder"] / tables.checkpoint_name(metrics["epoch"]), saved)
+            ray.train.report(metrics)
+            tell("epoch", metrics)
+        elif rank:
+            ray.train.report(metrics)
+        else:
+            tell("epoch", metrics)  # before the report, which waits until it was collected
+            with TemporaryDirectory() as folder:
+                learn.save_checkpoint(Path(folder), saved)
+                ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     learn.fit(
         recipe,
@@ -93,31 +108,34 @@ def _before(folder: Place) -> Checkpoint | None:
 def trainer(
     recipe: Recipe,
     needs: Resources,
-    mnist: ray.ObjectRef,
+    mnist: ray.ObjectRef | Mnist,
     share: resources.WorkerResources,
     *,
+    in_process: bool = False,
     cpus_per_worker: float | None = None,
-    queue: Queue | None = None,
-    storage: Place,
+    tell: Tell | None = None,
+    home: Place,
     name: str,
     keep: int | None = 1,
     max_failures: int,
     callbacks: list[ray.train.UserCallback] | None = None,
 ) -> ray.train.torch.TorchTrainer:
-    """Ray Train's trainer for `recipe`. Keeps the `keep` best checkpoints, or all, and the last.
-    Goes on from the last one where there is a run of that `name` in `storage`.
+    """Make Ray Train's trainer for `recipe`. It keeps the `keep` best checkpoints, or all, and the
+    last one, and resumes from the last one where `home` holds a run of that `name`.
 
-    `cpus_per_worker` is what is asked of Ray, if not the cores that a worker computes on.
+    `in_process` chooses Ray Train's local mode: one worker, in this process, without a Ray
+    cluster; then the worker saves every checkpoint itself. `cpus_per_worker` is what is asked of
+    Ray, if not the cores that a worker computes on.
     """
-    _drop_torn_snapshot(storage / name)
-    job = {"recipe": recipe, "mnist": mnist, "cpus": share.cpus, "queue": queue}
+    folder = home / name
+    _drop_snapshot(folder, only_torn=not in_process)
+    workers = (needs.min_workers, needs.num_workers) if needs.min_workers else needs.num_workers
+    job = {"recipe": recipe, "mnist": mnist, "in_process": in_process, "tell": tell}
     return ray.train.torch.TorchTrainer(
         worker,
-        train_loop_config={**job, "folder": storage / name},
+        train_loop_config={**job, "cpus": share.cpus, "gpus": share.gpus, "folder": folder},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=(needs.min_workers, needs.num_workers)
-            if needs.min_workers
-            else needs.num_workers,
+            num_workers=0 if in_process else workers,
             use_gpu=bool(share.gpus),
             resources_per_worker={
                 "CPU": share.cpus if cpus_per_worker is None else cpus_per_worker,
@@ -126,7 +144,7 @@ def trainer(
         ),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=str(storage),
+            storage_path=str(home),
             callbacks=callbacks,
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
@@ -137,14 +155,15 @@ def trainer(
     )
 
 
-def _drop_torn_snapshot(folder: Place) -> None:
-    """Ray Train writes what it knows of its checkpoints in place. Where it was killed meanwhile, it
-    would refuse to begin; what is to go on from, the workers find themselves."""
+def _drop_snapshot(folder: Place, only_torn: bool) -> None:
+    """Delete what Ray Train wrote down of its checkpoints, or delete it only where a kill left it
+    half-written: Ray Train would refuse to start. Without it, the workers find the newest
+    checkpoint themselves."""
     snapshot = folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
-    try:
-        json.loads(snapshot.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        pass
-    except ValueError:
-        if isinstance(snapshot, Path):  # elsewhere it is written whole or not at all
-            snapshot.unlink()
+    if not snapshot.exists():
+        return
+    if only_torn:
+        with contextlib.suppress(ValueError):
+            json.loads(snapshot.read_text(encoding="utf-8"))
+            return
+    storage.remove_file(snapshot)

@@ -20,6 +20,7 @@ from mnist_ray.learn.engine import (
     resolve_precision,
 )
 from mnist_ray.learn.fetch import torchvision_mnist
+from mnist_ray.learn.kernels import use_threads
 from mnist_ray.learn.model import Layer, ReluNormDropout, layers
 from mnist_ray.learn.model import build as build_network
 from mnist_ray.learn.process import prepare as prepare_process
@@ -58,5 +59,6 @@ __all__ = [
     "split",
     "test_part",
     "torchvision_mnist",
+    "use_threads",
     "wait_awake",
 ]

@@ -2,15 +2,14 @@
 
 import contextlib
 import io
-import os
 import warnings
 import zipfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from mnist_ray import storage
 from mnist_ray.config import Recipe
 from mnist_ray.errors import UserError, reason
 from mnist_ray.fields import build
@@ -31,13 +30,13 @@ class Checkpoint(NamedTuple):
     split_hash: str
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` into `folder`, replacing one that is there."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(folder: Place, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` into `folder`, whole or not at all, replacing one that is there."""
     content = {"format": FORMAT, **checkpoint._asdict(), "recipe": checkpoint.recipe.model_dump()}
-    partial = folder / f".{FILE}.{os.getpid()}"
-    torch.save(content, partial)
-    os.replace(partial, folder / FILE)
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    storage.make(folder)
+    storage.write(folder / FILE, archive.getvalue())
 
 
 def readable(folders: Iterable[Place]) -> dict[Place, Checkpoint]:

@@ -25,6 +25,7 @@ from mnist_ray.tables.rows import (
 from mnist_ray.tables.run_folder import (
     BEST_RECIPE,
     WORKERS,
+    checkpoint_name,
     checkpoints,
     folder_of,
     is_run,
@@ -77,6 +78,7 @@ __all__ = [
     "NoTable",
     "Row",
     "best_epoch",
+    "checkpoint_name",
     "checkpoints",
     "config_columns",
     "empty",

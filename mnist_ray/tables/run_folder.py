@@ -199,6 +199,11 @@ def resume_flags(
     return words
 
 
+def checkpoint_name(epoch: int) -> str:
+    """Name the folder of the checkpoint after `epoch` of a run that trains in its own process."""
+    return f"checkpoint_{epoch:06}"
+
+
 def checkpoints(folder: Place) -> list[Place]:
     """Return what may be checkpoints in the folder of a run or a trial, as Ray names them. What
     somebody put there, like checkpoint_best, is not among them, and so is never deleted."""

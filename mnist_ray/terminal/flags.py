@@ -68,11 +68,11 @@ def parse(
             check_batch(built[Recipe], built[Resources])
         return list(built.values())
 
-    (run,) = (build(cls, _of(cls, given)) for cls in classes if cls is RunConfig)
+    (run,) = (build(cls, _of(cls, given)) for cls in classes if issubclass(cls, RunConfig))
     if not run.resume:
         return configs({**defaults, **given})
     began = tables.recorded_settings(run, kind)
-    needed = {name for name, cls in owners.items() if cls is not RunConfig}
+    needed = {name for name, cls in owners.items() if not issubclass(cls, RunConfig)}
     if odd := sorted(needed ^ set(began)):
         raise UserError(
             f"{kind}.yaml of {run.name} was written by another version of mnist_ray, or"
@@ -81,7 +81,7 @@ def parse(
     # A number of workers without a range takes back a range.
     both = {"min_workers": None} if "num_workers" in given else {}
     asked = configs({**began, **both, **given})
-    for old, new in zip(configs({**began, **_of(RunConfig, given)}), asked, strict=True):
+    for old, new in zip(configs({**began, **_of(type(run), given)}), asked, strict=True):
         may_change: tuple[str, ...] = RESUME_MAY_CHANGE
         if isinstance(old, Resources) and _within(old, new):
             may_change = (*may_change, "num_workers", "min_workers")

@@ -49,6 +49,7 @@ class Training:
         share: WorkerResources,
         layers: list[Layer],
         splits: Splits,
+        in_process: bool,
     ) -> None:
         self.epochs = recipe.epochs
         table = Table("layer", box=None, pad_edge=False)
@@ -62,7 +63,8 @@ class Training:
         self.console.print(
             f"\n{len(splits.train.indices):,} training images, scored on"
             f" {len(splits.score.indices):,} {described(splits.scored_on)} images;"
-            f" {described_workers(needs.num_workers, share)}\n{described_recipe(recipe)}\n"
+            f" {described_workers(needs.num_workers, share, in_process)}\n"
+            f"{described_recipe(recipe)}\n"
         )
 
     def __enter__(self) -> None:
@@ -129,8 +131,10 @@ def described(scored_on: str) -> str:
     return {"holdout": "held-out", "test": "test"}[scored_on]
 
 
-def described_workers(workers: int, share: WorkerResources) -> str:
+def described_workers(workers: int, share: WorkerResources, in_process: bool = False) -> str:
     device = f"{share.cpus} core{'s' * (share.cpus > 1)}" + " and a GPU" * share.gpus
+    if in_process:
+        return f"in this process, with {device}"
     return f"1 worker with {device}" if workers == 1 else f"{workers} workers with {device} each"
 
 
