@@ -42,6 +42,7 @@ def test_a_machine_that_lends_one_core_and_no_home(
         "RAY_TRAIN_V2_ENABLED": "0",
     }
     flags = [*SMALL, "--data-dir", str(data), "--storage", str(storage), "--name", "it"]
+    flags += ["--no-in-process"]
     one_core = [*UNPRIVILEGED, "taskset", "-c", str(min(os.sched_getaffinity(0)))]
     run = Run(tmp_path / "out", "train", *flags, before=one_core, **surroundings)
     code = run.end()
@@ -101,7 +102,8 @@ def test_too_little_memory(command: str, says: str, storage: Path, tmp_path: Pat
     # So little that Ray kills whatever begins.
     low = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "250"}
     flags = [*SMALL, "--max-failures", "0", "--storage", str(storage), "--name", "it"]
-    flags += ["--num-trials", "1", "--no-base", "--confirm", "0"] if command == "tune" else []
+    tune = ["--num-trials", "1", "--no-base", "--confirm", "0"]
+    flags += tune if command == "tune" else ["--no-in-process"]
     run = Run(tmp_path / "out", command, *flags, **low)
     assert run.end() == 1, run.text
     assert says in run.text

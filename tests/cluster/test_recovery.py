@@ -289,6 +289,7 @@ def outlives(run: Run, temporary: Path, before: set[str], stay: Sequence[str]) -
     ("command", "number", "code", "says"),
     [
         ("train", None, 0, "mnist_ray.evaluate /"),
+        ("train --no-in-process", signal.SIGINT, 130, "--resume --name it"),
         ("tune", signal.SIGINT, 130, "--resume --name it"),
         ("train", signal.SIGTERM, 143, "--resume --name it"),
         ("tune", signal.SIGHUP, 129, ""),
@@ -310,7 +311,8 @@ def test_nothing_outlives_a_run(
     flags = ["--train-size", "2000", "--epochs", epochs, "--storage", str(storage), "--name", "it"]
     flags += ["--scheduler", "fifo"] if command == "tune" else []
     home = {"RAY_TMPDIR": str(temporary), "TMPDIR": str(temporary)}
-    run = Run(tmp_path / "out", command, *flags, **home)
+    command, *more = command.split()
+    run = Run(tmp_path / "out", command, *flags, *more, **home)
     if number:
         # A trial goes on to its second epoch when the driver has taken note of its first.
         second = storage / "it" / "trial_00000" / "checkpoint_000001"
@@ -336,7 +338,8 @@ def test_a_signal_while_ray_starts(
 ) -> None:
     before = shared_memory()
     home = {"RAY_TMPDIR": str(temporary), "TMPDIR": str(temporary)}
-    run = Run(tmp_path / "out", "train", "--storage", str(storage), "--name", "it", **home)
+    flags = ["--no-in-process", "--storage", str(storage), "--name", "it"]
+    run = Run(tmp_path / "out", "train", *flags, **home)
     run.wait_for(lambda: any(started in _title(each) for each in run.processes()))
     run.process.send_signal(signal.SIGTERM)
     assert run.end() == 143, run.text

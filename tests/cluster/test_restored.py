@@ -17,7 +17,7 @@ import torch
 
 from mnist_ray import errors, restored
 from mnist_ray.cluster import ray_private, study, training
-from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, TuneConfig
+from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, TrainRunConfig, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.learn import data, engine
 from mnist_ray.learn.data import Mnist
@@ -158,8 +158,13 @@ def test_optunas_verbosity_is_put_back() -> None:
 
 
 def train(storage: Path, name: str, **resources: Any) -> None:
-    run = RunConfig(storage=storage, name=name)
+    run = TrainRunConfig(storage=storage, name=name, in_process=False)
     training.train(SMALL, Resources(**resources), run, TrainingDisplay())
+
+
+def train_here(storage: Path, name: str) -> None:
+    run = TrainRunConfig(storage=storage, name=name)
+    training.train(SMALL, Resources(), run, TrainingDisplay())
 
 
 def tune(storage: Path, name: str, **settings: Any) -> None:
@@ -191,7 +196,7 @@ def test_nothing_is_left_behind_by_an_error(
 
 
 @pytest.mark.usefixtures("alone", "mnist")
-@pytest.mark.parametrize("call", ["train", "tune"])
+@pytest.mark.parametrize("call", ["train", "train_here", "tune"])
 def test_nothing_is_left_behind_by_a_cluster_of_its_own(call: str, storage: Path) -> None:
     # In a process of its own, because Ray would go on asking for tokens in this one, and could not
     # join the cluster of the other tests, which has none.
