@@ -1,4 +1,4 @@
-"""What people type and see: flags, how a command is typed, the display of a run and of a study.
+"""What people type and see: flags, commands to copy, and the displays of a run and of a study.
 
 Never imports torch or Ray: it shows what it is handed.
 """

@@ -1,4 +1,4 @@
-"""The commands as people type them, so that what is printed for copying works in their shell."""
+"""Commands to copy, written so that they work in the user's own shell."""
 
 import os
 import shlex
@@ -10,13 +10,16 @@ SCRIPT = "mnist-ray"
 
 
 def typed(name: str, *words: str) -> str:
-    """Return the command `name`, like train, with `words` after it, as it can be typed where this
-    process was started: the installed command if that is what was started, or else the Python that
-    runs this, by its path unless the shell finds it."""
+    """Return the command `name`, such as train, with the arguments `words`, quoted for a shell in
+    the folder in which this process was started.
+
+    It begins with the installed command if that started this process, or else with this Python.
+    Either is given by its path where the shell would not find it.
+    """
     started = sys.argv[0]
     if os.path.basename(started) != SCRIPT:
         return shlex.join([_python(), "-m", f"mnist_ray.{name}", *words])
-    if _is_one_file(shutil.which(SCRIPT) or "", started):
+    if _same_file(shutil.which(SCRIPT) or "", started):
         started = SCRIPT
     elif not os.path.dirname(started):
         started = os.path.join(".", started)
@@ -27,15 +30,16 @@ def _python() -> str:
     folder = os.path.dirname(sys.executable)
     for name in ("python", "python3"):
         found = shutil.which(name) or ""
-        # The same file in another folder is a Python with other packages: environments link to it.
-        if _is_one_file(found, sys.executable) and _is_one_file(os.path.dirname(found), folder):
+        # Virtual environments link to one Python. In another folder it has other packages.
+        if _same_file(found, sys.executable) and _same_file(os.path.dirname(found), folder):
             return name
     try:
-        here = os.path.relpath(sys.executable)
+        relative = os.path.relpath(sys.executable)
     except OSError:  # the current folder is gone
         return sys.executable
-    return here if os.path.dirname(here) and not here.startswith(os.pardir) else sys.executable
+    is_below = os.path.dirname(relative) and not relative.startswith(os.pardir)
+    return relative if is_below else sys.executable
 
 
-def _is_one_file(one: str, other: str) -> bool:
+def _same_file(one: str, other: str) -> bool:
     return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)

@@ -1,4 +1,4 @@
-"""Command-line flags, made from the fields of the config classes, over a recipe file."""
+"""Command-line flags: one for each field of the config classes, and a recipe file for them all."""
 
 import argparse
 import types
@@ -14,15 +14,22 @@ from mnist_ray.fields import Config, bounds, build, read_yaml, shown
 from mnist_ray.terminal import command
 
 RESUME_MAY_CHANGE = ("time_budget", "track", "max_concurrent", *PerWorker.model_fields)
-"""Settings that a resumed run need not have begun with, besides the fields of RunConfig: they
-decide nothing that is learned."""
+"""Settings that may differ when a run is resumed, as may all of RunConfig: they decide nothing that
+is learned."""
 
-
-ENTRIES: dict[str, Mapping[str, search.Method | search.Policy]] = {
+REGISTRIES: dict[str, Mapping[str, search.Method | search.Policy]] = {
     "search": search.SAMPLERS,
     "scheduler": search.SCHEDULERS,
 }
-"""What a field can name, beside what its type says."""
+"""The values of the fields that take a name from a registry."""
+
+METAVARS = {
+    "num_workers": "N|MIN:MAX",
+    "space": "NAME=SPACE",
+    "storage": "DIR|URI",
+    "track": "mlflow|wandb",
+}
+"""How `--help` writes the value of a flag, where the type of the field does not say it."""
 
 
 def parse(
@@ -30,36 +37,44 @@ def parse(
     kind: str,
     *classes: type[Config],
     description: str,
-    defaults: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> list[Any]:
-    """One validated config of each class from the flags of the command `kind`; the last is a
-    RunConfig.
+    """Return one validated config per class, from the flags `argv` of the command `kind`. One of
+    the classes is a RunConfig.
 
-    A flag wins over the recipe file, the file over `defaults`, those over the fields' own. A
-    resumed run keeps the settings that it began with, of which those that decide what is learned
-    cannot change. Raises UserError; argparse exits with 2 on an unknown flag.
+    A flag wins over the recipe file, the file over `defaults`, and `defaults` over the defaults of
+    the fields. A resumed run keeps its recorded settings; only those that decide nothing that is
+    learned can change. Raises UserError. An unknown flag ends the process with exit code 2.
     """
-    defaults = defaults or {}
     owners = {name: cls for cls in classes for name in cls.model_fields}
+    fields = {name: cls.model_fields[name] for name, cls in owners.items()}
     parser = argparse.ArgumentParser(
-        prog=command.typed(kind), description=description, allow_abbrev=False
+        prog=command.typed(kind),
+        usage="%(prog)s [-h] [--FLAG VALUE ...]",
+        description=description,
+        allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE|URI", help="YAML file of these fields.")
+    parser.add_argument(
+        "--config",
+        metavar="FILE|URI",
+        help="YAML file with a value for any of the fields below, like `batch_size: 64`; a flag"
+        " wins over it.",
+    )
     group: argparse._ActionsContainer = parser
-    for name, cls in owners.items():
-        if name in cls.groups:
-            group = parser.add_argument_group(cls.groups[name])
-        _add_flag(group, name, cls.model_fields[name], defaults)
+    for name, field in fields.items():
+        if title := owners[name].groups.get(name):
+            group = parser.add_argument_group(title)
+        _add_flag(group, name, field, defaults)
     flags = vars(parser.parse_args(argv))
-    recipe = flags.pop("config")
-    texts = [name for name, cls in owners.items() if _is_text(cls.model_fields[name])]
-    given = read_yaml(storage.place("config", recipe), texts) if recipe else {}
+    file = flags.pop("config")
+    texts = [name for name, field in fields.items() if {str, Path} & {*_kinds(field)}]
+    given = read_yaml(storage.place("config", file), texts) if file else {}
     given |= {name: value for name, value in flags.items() if value is not None}
     if flags.get("space"):
         given["space"] = _space(flags["space"])
     if unknown := sorted(set(given) - set(owners)):
         raise UserError(
-            f"{shown(unknown[0])} in {recipe} is not a field; the fields are {', '.join(owners)}."
+            f"{shown(unknown[0])} in {file} is not a field; the fields are {', '.join(owners)}."
         )
 
     def configs(values: Mapping[str, Any]) -> list[Any]:
@@ -68,20 +83,21 @@ def parse(
             check_batch(built[Recipe], built[Resources])
         return list(built.values())
 
-    (run,) = (build(cls, _of(cls, given)) for cls in classes if issubclass(cls, RunConfig))
+    run_class = next(cls for cls in classes if issubclass(cls, RunConfig))
+    run = build(run_class, _of(run_class, given))
     if not run.resume:
         return configs({**defaults, **given})
-    began = tables.recorded_settings(run, kind)
-    needed = {name for name, cls in owners.items() if not issubclass(cls, RunConfig)}
-    if odd := sorted(needed ^ set(began)):
+    recorded = tables.recorded_settings(run, kind)
+    needed = {name for name, cls in owners.items() if cls is not run_class}
+    if odd := sorted(needed ^ set(recorded)):
         raise UserError(
-            f"{kind}.yaml of {run.name} was written by another version of mnist_ray, or"
-            f" changed: {shown(odd[0])} is {'not a field' if odd[0] in began else 'missing'}."
+            f"{kind}.yaml of {run.name} was written by another version of mnist_ray, or changed:"
+            f" {shown(odd[0])} is {'not a field' if odd[0] in recorded else 'missing'}."
         )
-    # A number of workers without a range takes back a range.
-    both = {"min_workers": None} if "num_workers" in given else {}
-    asked = configs({**began, **both, **given})
-    for old, new in zip(configs({**began, **_of(type(run), given)}), asked, strict=True):
+    # A plain number of workers replaces a recorded range.
+    no_range = {"min_workers": None} if "num_workers" in given else {}
+    asked = configs({**recorded, **no_range, **given})
+    for old, new in zip(configs({**recorded, **_of(run_class, given)}), asked, strict=True):
         may_change: tuple[str, ...] = RESUME_MAY_CHANGE
         if isinstance(old, Resources) and _within(old, new):
             may_change = (*may_change, "num_workers", "min_workers")
@@ -96,9 +112,9 @@ def parse(
 
 
 def _within(old: Resources, new: Resources) -> bool:
-    """Whether `new` asks for a number of workers that `old` could have gone on with too."""
-    least = new.min_workers or new.num_workers
-    return (old.min_workers or old.num_workers) <= least and new.num_workers <= old.num_workers
+    """Tell whether every number of workers that `new` allows is one that `old` allows."""
+    fewest = new.min_workers or new.num_workers
+    return (old.min_workers or old.num_workers) <= fewest and new.num_workers <= old.num_workers
 
 
 def _of(cls: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,54 +124,43 @@ def _of(cls: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
 def _add_flag(
     group: argparse._ActionsContainer, name: str, field: Any, defaults: Mapping[str, Any]
 ) -> None:
-    default = defaults.get(name, field.default)
-    shown = (
-        "none"
-        if default is None
-        else str(default).lower()
-        if default in (True, False) and isinstance(default, bool)
-        else default
-    )
-    limits = bounds(field)
-    text = f"{field.description} ({limits + '; ' if limits else ''}default: {shown})"
+    kinds, origin = _kinds(field), typing.get_origin(field.annotation)
+    registry = REGISTRIES.get(name, {})
+    text = field.description
+    if registry:
+        text += f" {'; '.join(f'{each} {entry.says}' for each, entry in registry.items())}."
     repeated = {dict: " Give it once per dimension.", list: " Give it once per configuration."}
-    if more := repeated.get(typing.get_origin(field.annotation)):
-        text = field.description + more
-    text = text.replace("%", "%%")  # argparse formats it
-    if entries := ENTRIES.get(name):
-        named = "; ".join(f"{each} {entry.says}" for each, entry in entries.items())
-        text = f"{field.description} {named}. (default: {shown})"
-    extra = field.json_schema_extra or {}
-    flag = extra.get("flag", f"--{name.replace('_', '-')}")
-    kinds = _kinds(field)
-    if bool in kinds:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-    elif typing.get_origin(field.annotation) is dict:
-        group.add_argument(flag, action="append", metavar="NAME=SPACE", help=text)
-    elif typing.get_origin(field.annotation) is list:
-        group.add_argument(flag, dest=name, action="append", metavar=extra["metavar"], help=text)
-    elif typing.get_origin(field.annotation) is typing.Literal or name in ENTRIES:
-        choices = "|".join(ENTRIES.get(name) or typing.get_args(field.annotation))
-        group.add_argument(flag, metavar=choices, help=text)
+    if origin in repeated:
+        text += repeated[origin]
     else:
-        kind = {int: "N", float: "X", Path: "DIR", Seconds: "TIME"}.get(kinds[0], "NAME")
-        kind = "DIR|URI" if name == "storage" else kind
+        default = defaults.get(name, field.default)
+        if default is None or isinstance(default, bool):
+            default = str(default).lower()
+        limits = bounds(field)
+        text += f" ({limits + '; ' if limits else ''}default: {default})"
+    extra = field.json_schema_extra or {}
+    options: dict[str, Any] = {"help": text.replace("%", "%%")}  # argparse formats it
+    if bool in kinds:
+        options["action"] = argparse.BooleanOptionalAction
+    else:
         # Values stay text here: the config class turns them into numbers and checks them.
-        group.add_argument(flag, metavar=kind, help=text)
+        choices = typing.get_args(field.annotation) if origin is typing.Literal else registry
+        of_type = {int: "N", float: "X", Path: "DIR", Seconds: "TIME"}.get(kinds[0], "NAME")
+        metavar = extra.get("metavar") or METAVARS.get(name, of_type)
+        options["metavar"] = "|".join(choices) or metavar
+        options["action"] = "append" if origin in repeated else "store"
+    group.add_argument(extra.get("flag", f"--{name.replace('_', '-')}"), dest=name, **options)
 
 
 def _kinds(field: Any) -> tuple[Any, ...]:
-    """The types that a field can have."""
+    """Return the types that a field can have."""
     is_union = typing.get_origin(field.annotation) in (typing.Union, types.UnionType)
     return typing.get_args(field.annotation) if is_union else (field.annotation,)
 
 
-def _is_text(field: Any) -> bool:
-    return any(kind in (str, Path) for kind in _kinds(field))
-
-
 def _space(texts: Sequence[str]) -> dict[str, str]:
-    """The dimensions, by the names of their fields; raises UserError."""
+    """Return the dimensions, such as loguniform(0.003,0.3), by the fields that they vary. Raises
+    UserError."""
     space: dict[str, str] = {}
     for text in texts:
         name, equals, spec = text.partition("=")
