@@ -1,11 +1,10 @@
-"""What a study prints: a line per finished trial, and on a terminal the running ones below."""
+"""The display of a study: a line per finished trial, and on a terminal the running trials below."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
@@ -17,49 +16,45 @@ from mnist_ray.errors import UserError
 from mnist_ray.search import Phase, Plan, Planned, Status, against_base, verdict
 from mnist_ray.storage import Place
 from mnist_ray.terminal import command
-from mnist_ray.terminal.training import console, described_recipe, described_workers
+from mnist_ray.terminal.training import Display, described_recipe, described_workers
 
 if TYPE_CHECKING:  # Ray and torch take seconds to import
     from mnist_ray.cluster import WorkerResources
 
 
-class Study:
-    """A study, as it goes."""
+class Study(Display):
+    """The display of a study; implements the protocol `StudyShow` of cluster/show.py."""
+
+    live: Live
+    plan: Plan
+    started: float
 
     def __init__(self) -> None:
-        self.console = console()
-        self.began = time.monotonic()
-        self.plan: Plan
+        super().__init__()
         self.latest: dict[int, dict[str, Any]] = {}
         self.running: dict[int, Planned] = {}
-        self.foretold = False
-        self.live: Live
+        self.said_time_left = False
 
-    def begin(self, plan: Plan, share: WorkerResources) -> None:
+    def begin(self, plan: Plan, per_worker: WorkerResources) -> None:
         self.plan = plan
-        self.live = Live(
-            get_renderable=self._running,
-            console=self.console,
-            refresh_per_second=2,
-            transient=True,
-        )
         base, study = plan.base, plan.study
         trials = plan.outline()
         self.console.print(
             f"{sum(trials.values())} trials, {plan.concurrent} at a time, each on"
-            f" {described_workers(study.workers_per_trial, share)}\n"
+            f" {described_workers(study.workers_per_trial, per_worker)}\n"
             f"{study.search} search, {study.scheduler} scheduler, seed {base.seed}"
         )
         if study.time_budget:
-            self.console.print(f"within {minutes(study.time_budget)}")
+            self.console.print(f"time budget {duration(study.time_budget)}")
         full = f"{plan.epochs} epoch{'s' * (plan.epochs > 1)}"
         which = "of these" if Phase.SCREEN in trials else "configurations"
         what = {
-            Phase.SCREEN: "configurations for 1 epoch, a whole schedule of its own",
+            Phase.SCREEN: "configurations, each for 1 epoch with a whole schedule of its own",
             Phase.SEARCH: f"{which} for {full}",
-            Phase.CONFIRM: f"to confirm: the best {plan.confirm} again, with fresh seeds"
-            + (", and the base recipe" if study.confirm_base else ""),
-            Phase.FINAL: "of the winner with no image held out, scored on the test set",
+            Phase.CONFIRM: f"trials of the best {plan.confirm}"
+            + (" and the base recipe" if study.confirm_base else "")
+            + " with fresh seeds",
+            Phase.FINAL: "trials of the winner with no image held out, scored on the test set",
         }
         for phase, count in trials.items():
             self.console.print(f"  {phase:<9}{count:>4} {what[phase]}")
@@ -68,27 +63,25 @@ class Study:
         if plan.rows:
             self.console.print(f"going on after {len(plan.rows)} trials that are done")
         space = study.space
-        self.console.print("over")
+        self.console.print("search space")
         width = max(map(len, space))
         for name, spec in space.items():
             self.console.print(f"  {name:<{width}} {spec}")
         self.console.print(
-            f"around {described_recipe(base, without=space)}\n"
-            f"chosen by {base.holdout:,} held-out images\n"
+            f"the rest: {described_recipe(base, without=space)}\n"
+            f"trials are compared on {base.holdout:,} held-out images\n"
         )
 
     def __enter__(self) -> None:
-        self.began = time.monotonic()
+        self.started = time.monotonic()
+        self.live = Live(
+            get_renderable=self._running_table,
+            console=self.console,
+            refresh_per_second=2,
+            transient=True,
+        )
         if self.console.is_terminal:
             self.live.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.live.stop()
 
     def start(self, number: int, trial: Planned) -> None:
         self.running[number] = trial
@@ -103,17 +96,12 @@ class Study:
     def wait(self, number: int, why: str) -> None:
         self.console.print(f"{self.plan.trials[number].phase:<7} {number:>3}  waits: {why}")
 
-    def say(self, text: str) -> None:
-        self.console.print(text)
-
     def stopped(self, folder: Place, resume: Sequence[str]) -> None:
-        """Show what a study that did not come to its end has found so far, and say how to go on
-        with it: by these flags of the command."""
         if self.plan.rows:
-            with contextlib.suppress(UserError):  # where the storage is what failed
-                self._table(folder, "status != ''")
-        again = command.typed("tune", *resume)
-        self.console.print(f"tables  {folder}\n\nTo go on with it:\n  {again}")
+            with contextlib.suppress(UserError):  # the storage may be what failed
+                self._print_table(folder, "status != ''")
+        line = command.typed("tune", *resume)
+        self.console.print(f"tables  {folder}\n\nTo go on with the study:\n  {line}")
 
     def end_trial(self, row: dict[str, Any]) -> None:
         trial = self.running.pop(row["trial"])
@@ -121,32 +109,31 @@ class Study:
             outcome = f"failed  {row['error']}"
         else:
             diverged = row["status"] == Status.DIVERGED
-            outcome = (
-                f"{'diverged' if diverged else format(row['final_accuracy'], '.2%')}"
-                f"  epoch {row['epochs_trained']}/{row['epochs']}  {row['total_seconds']:3.0f} s"
-            )
+            outcome = "diverged" if diverged else f"{row['final_accuracy']:.2%}"
+            outcome += f"  epoch {row['epochs_trained']}/{row['epochs']}"
+            outcome += f"  {row['total_seconds']:3.0f} s"
         self.console.print(
             f"{trial.phase:<7} {row['trial']:>3}  {outcome}  {described_trial(trial)}"
         )
-        if not self.foretold and (left := self.plan.seconds_left()):
-            self.foretold = True
-            self.console.print(f"about {minutes(left)} to go")
+        if not self.said_time_left and (left := self.plan.seconds_left()):
+            self.said_time_left = True
+            self.console.print(f"about {duration(left)} to go")
 
-    def end(self, folder: Place, recipe_file: Place | None) -> None:
+    def end(self, folder: Place, recipe_file: Place) -> None:
         plan = self.plan
         number = plan.winner()
         assert number is not None
         best = plan.rows[number]
-        self._table(folder, "phase == 'search' or status in ('diverged', 'failed')")
+        self._print_table(folder, "phase == 'search' or status in ('diverged', 'failed')")
         for skipped in plan.skipped:
-            self.console.print(f"the time budget left no room for {skipped}")
+            self.console.print(f"the time budget left no time for {skipped}")
+        sampled = described_values({name: best[name] for name in plan.dimensions})
         self.console.print(
-            f"best trial       {number}: {values({name: best[name] for name in plan.dimensions})}\n"
+            f"best trial       {number}: {sampled}\n"
             f"held-out         {best['best_accuracy']:.2%} after epoch {best['best_epoch']}"
         )
-        rows = list(plan.rows.values())
-        said = {"confirmed": verdict(plan.confirmed()), "base recipe": against_base(rows, number)}
-        for label, words in said.items():
+        against = against_base(list(plan.rows.values()), number)
+        for label, words in (("confirmed", verdict(plan.confirmed())), ("base recipe", against)):
             if words:
                 self.console.print(f"{label:<17}" + words.replace("; ", "\n" + 17 * " "))
         saved = best["checkpoint"]
@@ -166,21 +153,19 @@ class Study:
         self.console.print(
             f"checkpoint       {folder / saved}\n"
             f"tables           {folder}, {megabytes:,.1f} MB with its checkpoints\n"
-            f"time             {minutes(time.monotonic() - self.began)}\n\n"
+            f"time             {duration(time.monotonic() - self.started)}\n\n"
             "Next:\n"
             f"  {command.typed('results', str(folder), '--report', 'report.html')}\n"
-            f"  {command.typed('evaluate', str(folder / saved))}"
+            f"  {command.typed('evaluate', str(folder / saved))}\n"
+            f"  {command.typed('train', '--config', str(recipe_file), '--holdout', '0')}"
         )
-        if recipe_file:
-            again = command.typed("train", "--config", str(recipe_file), "--holdout", "0")
-            self.console.print(f"  {again}")
 
-    def _table(self, folder: Place, condition: str) -> None:
+    def _print_table(self, folder: Place, condition: str) -> None:
         rows = tables.ranked(tables.where(tables.read(folder), condition))
         self.console.print(f"\n{tables.render(tables.summary(rows), 'table')}\n")
 
-    def _running(self) -> Table:
-        # In Rich's own thread: copies, because the study goes on.
+    def _running_table(self) -> Table:
+        # Rich calls this in its own thread while the study goes on, so it works on copies.
         running, rows = dict(self.running), list(self.latest.values())
         accuracies = [row["accuracy"] for row in rows if row["scored_on"] == "holdout"]
         ended = len(self.plan.rows)
@@ -190,35 +175,33 @@ class Study:
         table.add_row(
             f"{ended} trials done, {len(running)} running, {to_come} to come"
             f"  best {f'{max(accuracies):.2%}' if accuracies else '-'}"
-            f"  {minutes(time.monotonic() - self.began)}"
-            + (f", about {minutes(left)} to go" if left else "")
+            f"  {duration(time.monotonic() - self.started)}"
+            + (f", about {duration(left)} to go" if left else "")
         )
         for number, trial in running.items():
             row = self.latest.get(number)
-            done = "first epoch"
-            if row:
-                done = f"epoch {row['epoch']}  {row['accuracy']:.2%}"
+            done = f"epoch {row['epoch']}  {row['accuracy']:.2%}" if row else "first epoch"
             table.add_row(f"{trial.phase:<7} {number:>3}  {described_trial(trial)}  {done}")
         return table
 
 
 def trained_on(plan: Plan, number: int) -> str:
-    """Say how many images the trial `number` trained on."""
+    """Return in words how many images the trial `number` trained on."""
     images = plan.images_of(number)
     return f"{'all ' if images == TRAIN_IMAGES else ''}{images:,} images"
 
 
-def minutes(seconds: float) -> str:
+def duration(seconds: float) -> str:
     return f"{seconds // 60:.0f}:{seconds % 60:02.0f}" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def described_trial(trial: Planned) -> str:
     shown = trial.sampled if "seed" not in trial.more else {"seed": trial.more["seed"]}
     again = "" if trial.repeats is None else f"trial {trial.repeats} again"
-    return "  ".join(text for text in (again, values(shown)) if text)
+    return "  ".join(text for text in (again, described_values(shown)) if text)
 
 
-def values(sampled: dict[str, Any]) -> str:
+def described_values(sampled: dict[str, Any]) -> str:
     return "  ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in sampled.items()

@@ -1,4 +1,4 @@
-"""What a training run prints: on a terminal with a moving bar, elsewhere in lines."""
+"""The display of a training run: lines, and on a terminal a bar that moves within the epoch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -18,19 +19,45 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import
     from mnist_ray.cluster import WorkerResources
     from mnist_ray.learn import Layer, Splits
 
+SCORED_ON = {"holdout": "held-out", "test": "test"}
+"""What the images are called, by the value of the column `scored_on`."""
+
 
 def console() -> Console:
-    """Prints to stdout. Lines are the terminal's to wrap, so that a long path can be copied."""
-    # No markup: a path or an error may have brackets of its own.
+    """Return a console that prints to stdout. It leaves long lines to the terminal to wrap, so that
+    a path can be copied."""
+    # No markup: a path or an error may have brackets.
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-class Training:
-    """A training run, as it goes."""
+class Display:
+    """The base of both displays: lines that stay, and while the run goes a live part below them."""
+
+    live: Live | Progress
 
     def __init__(self) -> None:
         self.console = console()
-        self.progress = Progress(
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.live.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
+
+class Training(Display):
+    """The display of a training run; implements the protocol `TrainingShow` of cluster/show.py."""
+
+    live: Progress
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -39,14 +66,14 @@ class Training:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.bar = self.progress.add_task("starting", total=None)
+        self.bar = self.live.add_task("starting", total=None)
         self.epochs = 0
 
     def begin(
         self,
         recipe: Recipe,
         needs: Resources,
-        share: WorkerResources,
+        per_worker: WorkerResources,
         layers: list[Layer],
         splits: Splits,
         in_process: bool,
@@ -62,24 +89,15 @@ class Training:
         self.console.print(table)
         self.console.print(
             f"\n{len(splits.train.indices):,} training images, scored on"
-            f" {len(splits.score.indices):,} {described(splits.scored_on)} images;"
-            f" {described_workers(needs.num_workers, share, in_process)}\n"
+            f" {len(splits.score.indices):,} {SCORED_ON[splits.scored_on]} images;"
+            f" {described_workers(needs.num_workers, per_worker, in_process)}\n"
             f"{described_recipe(recipe)}\n"
         )
 
     def __enter__(self) -> None:
-        self.progress.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.progress.stop()
+        self.live.start()
 
     def go_on(self, epochs: int, lost: bool) -> None:
-        """The workers begin, after `epochs` that are done."""
         after = f"going on after epoch {epochs}" if epochs else "starting again"
         if lost:
             self.console.print(f"a worker was lost; {after}")
@@ -90,14 +108,10 @@ class Training:
         self.console.print(f"waiting for workers: {why}")
 
     def stopped(self, resume: Sequence[str]) -> None:
-        """Say how to go on with the run: by these flags of the command."""
-        self.console.print(f"\nTo go on with it:\n  {command.typed('train', *resume)}")
-
-    def say(self, text: str) -> None:
-        self.console.print(text)
+        self.console.print(f"\nTo go on with the run:\n  {command.typed('train', *resume)}")
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        self.progress.update(
+        self.live.update(
             self.bar, description=f"epoch {epoch}/{self.epochs}", completed=step, total=steps
         )
 
@@ -110,11 +124,10 @@ class Training:
         )
 
     def end(self, row: dict[str, Any], folder: Place, last: Place) -> None:
-        where = described(row["scored_on"])
         self.console.print(
-            f"\n{row['status']}: {where} accuracy {row['final_accuracy']:.2%} after the last epoch,"
-            f" {row['best_accuracy']:.2%} at its best (epoch {row['best_epoch']}), scored after"
-            " every epoch"
+            f"\n{row['status']}: {SCORED_ON[row['scored_on']]} accuracy"
+            f" {row['final_accuracy']:.2%} after the last epoch, {row['best_accuracy']:.2%} at its"
+            f" best (epoch {row['best_epoch']}), scored after every epoch"
         )
         if row["scored_on"] == "holdout":
             self.console.print(
@@ -127,19 +140,16 @@ class Training:
         )
 
 
-def described(scored_on: str) -> str:
-    return {"holdout": "held-out", "test": "test"}[scored_on]
-
-
-def described_workers(workers: int, share: WorkerResources, in_process: bool = False) -> str:
-    device = f"{share.cpus} core{'s' * (share.cpus > 1)}" + " and a GPU" * share.gpus
+def described_workers(workers: int, per_worker: WorkerResources, in_process: bool = False) -> str:
+    cores = per_worker.cpus
+    device = f"{cores} core{'s' * (cores > 1)}" + " and a GPU" * per_worker.gpus
     if in_process:
         return f"in this process, with {device}"
     return f"1 worker with {device}" if workers == 1 else f"{workers} workers with {device} each"
 
 
 def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
-    """The recipe in one line, without what is switched off and the fields in `without`."""
+    """Return the recipe in one line, without the fields in `without` and what is switched off."""
     parts = {
         "lr": f"lr {recipe.lr:g}",
         "schedule": recipe.schedule,
