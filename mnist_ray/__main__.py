@@ -1,4 +1,4 @@
-"""`python -m mnist_ray COMMAND …`, and the command `mnist-ray`."""
+"""All commands in one: `python -m mnist_ray COMMAND …`, or `mnist-ray COMMAND …` once installed."""
 
 import importlib
 import sys
@@ -7,7 +7,7 @@ from mnist_ray import errors
 from mnist_ray.terminal import typed
 
 COMMANDS = {
-    "train": "train once, with Ray Train; without flags, the reference recipe",
+    "train": "train once, with Ray Train; without flags, with the reference recipe",
     "tune": "search hyperparameters, with Ray Tune",
     "results": "show what studies and training runs found",
     "evaluate": "score a checkpoint, image by image",
@@ -17,7 +17,7 @@ COMMANDS = {
 def main() -> int:
     command, *argv = sys.argv[1:] or ["--help"]
     if command in COMMANDS:
-        # Each command imports only what it needs: Ray and torch take seconds.
+        # Only the command that runs is imported: Ray and torch take seconds.
         return errors.run(
             lambda argv: importlib.import_module(f"mnist_ray.{command}").main(argv), argv
         )

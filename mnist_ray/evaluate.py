@@ -1,4 +1,4 @@
-"""Score a checkpoint, image by image: `python -m mnist_ray.evaluate CHECKPOINT`. Without Ray."""
+"""Score a checkpoint, image by image: `python -m mnist_ray.evaluate CHECKPOINT`. Needs no Ray."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from mnist_ray import errors, search, terminal
 from mnist_ray.config import RunConfig
 
 if TYPE_CHECKING:
-    from mnist_ray.learn import ScoreReport as Report
+    from mnist_ray.learn import ScoreReport
 
 
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog=terminal.typed("evaluate"), description="Score a checkpoint, image by image."
     )
-    parser.add_argument("checkpoint", help="Folder of a checkpoint, or its URI.")
+    parser.add_argument("checkpoint", help="Folder or URI of a checkpoint.")
     parser.add_argument(
         "--on",
         choices=["test", "holdout"],
         default="test",
-        help="The images: the test set, or those that the run held out (default: test).",
+        help="Score the test set, or the training images that the run held out (default: test).",
     )
     parser.add_argument(
         "--data-dir",
@@ -35,13 +35,13 @@ def main(argv: Sequence[str]) -> None:
         type=int,
         default=10,
         metavar="N",
-        help="Mistakes to list (at least 0; default: %(default)s).",
+        help="How many mistakes to list (at least 0; default: %(default)s).",
     )
-    parser.add_argument("--verbose", action="store_true", help="Tracebacks.")
+    parser.add_argument("--verbose", action="store_true", help="Show the traceback of an error.")
     args = parser.parse_args(argv)
     if args.worst < 0:
         raise errors.UserError(f"worst is {args.worst}, but must be at least 0.")
-    from mnist_ray import learn  # after the flags: torch takes seconds
+    from mnist_ray import learn  # after the flags: torch takes seconds to import
 
     saved = learn.load_checkpoint(args.checkpoint)
     mnist = learn.load_mnist(args.data_dir)
@@ -49,26 +49,27 @@ def main(argv: Sequence[str]) -> None:
         part = learn.test_part(mnist)
     else:
         if not saved.recipe.holdout:
-            raise errors.UserError(f"checkpoint {args.checkpoint} held out no images (holdout 0).")
+            raise errors.UserError(
+                f"checkpoint {args.checkpoint} is of a run that held out no images; leave out --on."
+            )
         part = learn.split(mnist, saved.recipe.holdout, saved.recipe.train_size).score
-    _print(
-        learn.score_report(learn.load_model(saved), part), args.on, saved.state["epoch"], args.worst
-    )
+    report = learn.score_report(learn.load_model(saved), part)
+    _print(report, args.on, saved.state["epoch"], args.worst)
 
 
-def _print(result: "Report", scored_on: str, epoch: int, worst: int) -> None:
-    low, high = search.wilson(int(result.confusion.trace()), result.score.images)
+def _print(report: "ScoreReport", scored_on: str, epoch: int, worst: int) -> None:
+    low, high = search.wilson(int(report.confusion.trace()), report.score.images)
     print(
-        f"{scored_on} accuracy {result.score.accuracy:.2%} of {result.score.images:,} images"
-        f" (95 % interval {low:.2%} to {high:.2%}), loss {result.score.loss:.4f}, epoch {epoch}\n"
+        f"{scored_on} accuracy {report.score.accuracy:.2%} of {report.score.images:,} images"
+        f" (95 % interval {low:.2%} to {high:.2%}), loss {report.score.loss:.4f}, epoch {epoch}\n"
     )
     print("label   right   accuracy   taken for " + " ".join(f"{d:>4}" for d in range(10)))
-    for digit, row in enumerate(result.confusion.tolist()):
-        share = row[digit] / max(sum(row), 1)
+    for digit, row in enumerate(report.confusion.tolist()):
+        accuracy = row[digit] / max(sum(row), 1)
         counts = " ".join(f"{count:>4}" if count else "   ." for count in row)
-        print(f"{digit:>5} {row[digit]:>7} {share:>10.2%}             {counts}")
-    print(f"\n{len(result.wrong)} wrong; the most confident mistakes:")
-    for index, label, guess, probability in result.wrong[:worst]:
+        print(f"{digit:>5} {row[digit]:>7} {accuracy:>10.2%}             {counts}")
+    print(f"\n{len(report.wrong)} wrong; the most confident mistakes:")
+    for index, label, guess, probability in report.wrong[:worst]:
         print(f"  image {index:>5} is a {label}, taken for a {guess} with {probability:.1%}")
 
 

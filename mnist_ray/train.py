@@ -1,4 +1,4 @@
-"""Train once: `python -m mnist_ray.train`. Reads the flags; the rest is `trainer.py`."""
+"""Train once: `python -m mnist_ray.train`. Reads the flags and calls `cluster.train`."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ def main(argv: Sequence[str]) -> None:
         Recipe,
         Resources,
         TrainRunConfig,
-        description="Train the network once. Without flags: the reference recipe.",
+        description="Train the network once; without flags, with the reference recipe.",
     )
-    from mnist_ray import cluster  # after the flags: torch and Ray take seconds
+    from mnist_ray import cluster  # after the flags: torch and Ray take seconds to import
 
     row = cluster.train(recipe, needs, run, terminal.TrainingDisplay())
     if row["status"] == Status.DIVERGED:

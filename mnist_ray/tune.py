@@ -1,4 +1,4 @@
-"""Search hyperparameters: `python -m mnist_ray.tune`. Reads the flags; the rest is `study.py`."""
+"""Run a study: `python -m mnist_ray.tune`. Reads the flags and calls `cluster.run_study`."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,8 @@ def main(argv: Sequence[str]) -> None:
         TuneConfig,
         PerWorker,
         RunConfig,
-        description="Search hyperparameters. Without flags: dropout, lr and momentum.",
+        description="Search hyperparameters. --space says what varies, and the recipe's flags set"
+        " the rest. Without flags, dropout, lr and momentum vary.",
         defaults=STUDY_RECIPE,
     )
     from mnist_ray import cluster  # after the flags: torch and Ray take seconds to import
