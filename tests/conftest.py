@@ -1,4 +1,4 @@
-"""Shared: MNIST itself, a small set for tests that need no real digits, and one Ray cluster."""
+"""Fixtures for all tests: MNIST, a small data set of noise, a bucket and a Ray cluster."""
 
 import contextlib
 import shutil
@@ -22,13 +22,13 @@ from mnist_ray.storage import Place, place
 
 @pytest.fixture(scope="session")
 def mnist() -> Mnist:
-    """The real one, fetched if need be."""
+    """MNIST itself, fetched if it is missing."""
     return data.load(RunConfig().data_dir)
 
 
 @pytest.fixture(scope="session")
 def small() -> Mnist:
-    """1,001 training images, a number that two workers cannot share equally, and 101 to test on."""
+    """Noise: 1,001 training images, which two workers cannot share equally, and 101 test images."""
     rng = np.random.default_rng(1)
 
     def images(n: int) -> np.ndarray:
@@ -41,11 +41,13 @@ def small() -> Mnist:
 
 
 SECRET = "not-to-be-printed-or-kept"
+"""The key of the bucket. Tests look for it in output and files."""
 
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[subprocess.Popen[bytes]]:
-    """An S3 server of our own, spoken to over HTTP, with a bucket; the environment leads to it."""
+    """Run an S3 server on this machine with the bucket `bucket`, and let the environment lead to
+    it."""
     from mnist_ray.cluster.connect import free_port
 
     port = free_port()
@@ -72,14 +74,14 @@ def s3_server() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[str]:
-    """Its URI."""
+    """The URI of the bucket of an S3 server."""
     with s3_server():
         yield "s3://bucket"
 
 
 @pytest.fixture(params=["folder", "bucket"])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """An empty place of either kind."""
+    """A place that does not exist yet, in a folder and in a bucket."""
     if request.param == "folder":
         return tmp_path / "runs"
     uri = request.getfixturevalue("bucket")
@@ -88,15 +90,15 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture(scope="session")
 def ray_cluster(bucket: str) -> Iterator[None]:
-    """One cluster of two CPUs for all tests with Ray; commands join it through RAY_ADDRESS. Its
-    processes know of the bucket."""
+    """Run one cluster of two CPUs for all tests with Ray. Commands join it through RAY_ADDRESS, and
+    its processes can reach the bucket."""
     from ray.cluster_utils import Cluster
 
     from mnist_ray.cluster.connect import API_SERVER, free_port
 
     port = free_port()
     with pytest.MonkeyPatch.context() as patch:
-        # Ray looks for any cluster on this machine, and gives up where there are two.
+        # Without the address Ray looks for a cluster on this machine, and fails if it finds two.
         patch.setenv(API_SERVER, f"http://127.0.0.1:{port}")
         head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": True, "dashboard_port": port}
         cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -112,13 +114,13 @@ def storage(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each run has a cluster of its own."""
+    """Let each run start a cluster of its own."""
     monkeypatch.setenv("RAY_ADDRESS", "local")
 
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """A folder for a run's temporary files, of a name short enough for Ray's sockets."""
+    """A folder for a run's temporary files, with a path short enough for Ray's sockets."""
     folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="t"))
     yield folder
     shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""What a user types wrong: exit code 2, one or two sentences, no traceback, nothing left behind."""
+"""Bad input to a command: exit code 2, one or two sentences, no traceback, nothing left behind."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ def test_bad_input(
     assert shown.err.startswith("error: ")
     assert says.format(tmp=tmp_path) in shown.err
     assert shown.err.count("\n") == 1
-    (tmp_path / "runs").exists() and (tmp_path / "runs").rmdir()  # may be made, must be empty
+    (tmp_path / "runs").exists() and (tmp_path / "runs").rmdir()  # may exist, must be empty
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -79,12 +79,12 @@ def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
         (["-m", "mnist_ray", "fly"], 2),
         (["-m", "mnist_ray", "train", "--lr", "0"], 2),
         (["-m", "mnist_ray.results", "--top", "0"], 2),
-        # As `ray submit` runs them: the file alone, with the package installed.
+        # As `ray submit` runs a command: its file alone, with the package installed.
         ([train.__file__, "--lr", "0"], 2),
         ([tune.__file__, "--holdout", "0"], 2),
     ],
 )
-def test_exit_codes_of_the_commands_themselves(command: list[str], code: int) -> None:
+def test_exit_codes_of_the_processes(command: list[str], code: int) -> None:
     done = run(*command)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr

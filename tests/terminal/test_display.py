@@ -1,4 +1,4 @@
-"""What a training run says of its scores."""
+"""The last lines of the display of a training run, which say how each score came about."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from mnist_ray.config import Recipe
 from mnist_ray.terminal import training
 
 
-def ended(capsys: pytest.CaptureFixture[str], scored_on: str, **more: float) -> str:
+def last_lines(capsys: pytest.CaptureFixture[str], scored_on: str, **more: float) -> str:
+    """Return what the display prints at the end of a run of three epochs, scored on `scored_on`."""
     epochs = [
         {
             **{"epoch": i, "scored_on": scored_on, "accuracy": accuracy, "loss": 0.1},
@@ -17,9 +18,9 @@ def ended(capsys: pytest.CaptureFixture[str], scored_on: str, **more: float) -> 
         }
         for i, accuracy in enumerate([0.9, 0.97, 0.96], 1)
     ]
-    config = Recipe(epochs=3, holdout=100 if scored_on == "holdout" else 0)
-    known = {"total_seconds": 3.0, "checkpoint": "c", **more}
-    row = tables.trial_row(config.model_dump(), epochs, **known)
+    recipe = Recipe(epochs=3, holdout=100 if scored_on == "holdout" else 0)
+    more |= {"total_seconds": 3.0, "checkpoint": "c"}
+    row = tables.trial_row(recipe.model_dump(), epochs, **more)
     training.Training().end(row, Path("a"), last=Path("a/c"))
     return capsys.readouterr().out
 
@@ -27,7 +28,7 @@ def ended(capsys: pytest.CaptureFixture[str], scored_on: str, **more: float) -> 
 def test_the_test_set_was_scored_after_every_epoch_where_nothing_is_held_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said = ended(capsys, "test")
+    said = last_lines(capsys, "test")
     assert (
         "ok: test accuracy 96.00% after the last epoch, 97.00% at its best (epoch 2), scored after"
         " every epoch\n" in said
@@ -38,6 +39,6 @@ def test_the_test_set_was_scored_after_every_epoch_where_nothing_is_held_out(
 def test_the_test_set_was_scored_once_where_images_are_held_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said = ended(capsys, "holdout", test_accuracy=0.955)
+    said = last_lines(capsys, "holdout", test_accuracy=0.955)
     assert "ok: held-out accuracy 96.00% after the last epoch" in said
     assert "test accuracy 95.50% after the last epoch, scored once\n" in said

@@ -1,4 +1,6 @@
-"""What a study says at its end, computed from what ran."""
+"""What the display of a study says about the winner and the base recipe."""
+
+from collections.abc import Callable
 
 import pytest
 from test_plan import BASE, Simulation
@@ -9,18 +11,21 @@ from mnist_ray.search.plan import Planned
 from mnist_ray.terminal.study import trained_on
 
 
-def noisy(of_base: float) -> "object":
-    """Accuracies by seed: `of_base` for the base recipe, 0.9 and more for others."""
+def noisy(base_accuracy: float) -> Callable[[Planned], float]:
+    """Return a function from a trial to its accuracy: `base_accuracy` for the base recipe, above
+    0.9 for any other, and a little more with each seed."""
 
     def accuracy(trial: Planned) -> float:
         noise = 0.001 * trial.changes.get("seed", 0)
-        return noise + (of_base if trial.origin == "base" else 0.9 + trial.changes["lr"] / 100)
+        if trial.origin == "base":
+            return base_accuracy + noise
+        return 0.9 + trial.changes["lr"] / 100 + noise
 
     return accuracy
 
 
 @pytest.mark.parametrize(
-    ("settings", "of_base", "says"),
+    ("settings", "base_accuracy", "says"),
     [
         (
             {"confirm_base": True},
@@ -43,8 +48,8 @@ def noisy(of_base: float) -> "object":
         ({"base": False}, 0.95, []),
     ],
 )
-def test_where_the_base_recipe_came(settings: dict, of_base: float, says: list[str]) -> None:
-    plan = Simulation(TuneConfig(**settings), noisy(of_base)).plan
+def test_where_the_base_recipe_came(settings: dict, base_accuracy: float, says: list[str]) -> None:
+    plan = Simulation(TuneConfig(**settings), noisy(base_accuracy)).plan
     said = against_base(plan.rows.values(), plan.winner())
     assert bool(said) == bool(says)
     assert all(each in said for each in says), said
@@ -58,7 +63,7 @@ def test_a_base_recipe_that_failed_has_no_place() -> None:
     assert against_base(Simulation(TuneConfig(), lambda trial: None).rows, None) == ""
 
 
-def test_all_images_are_all_only_where_they_are() -> None:
+def test_only_a_winner_that_trained_on_all_images_says_all() -> None:
     space = {"train_size": "choice(10000, null)"}
     study = TuneConfig(search="grid", space=space, scheduler="fifo", base=False)
     for size, says in ((10_000, "10,000 images"), (None, "all 60,000 images")):

@@ -1,4 +1,4 @@
-"""What is printed for copying, typed: from Pythons and environments as people have them."""
+"""Commands that are printed to be copied work in the shells and environments that people have."""
 
 import os
 import shutil
@@ -20,7 +20,8 @@ SYSTEM = "/usr/local/bin:/usr/bin:/bin"
 
 
 def environment(folder: Path) -> Path:
-    """A virtual environment with this one's packages and the installed command."""
+    """Make a virtual environment in `folder`, with the packages of this one and the command
+    `mnist-ray`."""
     venv.create(folder, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     source = Path(mnist_ray.__file__).parent.parent
@@ -33,7 +34,7 @@ def environment(folder: Path) -> Path:
 
 
 def run(line: str, folder: Path, path: str) -> str:
-    """What a line typed into a shell prints."""
+    """Return what `line` prints, typed into a shell in `folder` with this PATH."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env |= {"PATH": path, "COLUMNS": "1000"}
     done = subprocess.run(
@@ -46,17 +47,17 @@ def run(line: str, folder: Path, path: str) -> str:
 @pytest.mark.parametrize(
     ("line", "path", "says"),
     [
-        # What `make tune` starts, and what is typed into an environment that is not activated.
+        # As `make tune` and people call an environment that is not activated.
         (".venv/bin/python -m mnist_ray.tune", SYSTEM, ".venv/bin/python -m mnist_ray.tune"),
         (".venv/bin/python3 -m mnist_ray tune", SYSTEM, ".venv/bin/python3 -m mnist_ray.tune"),
         (".venv/bin/mnist-ray tune", SYSTEM, ".venv/bin/mnist-ray tune"),
         ("cd .venv/bin; ./python mnist-ray tune", SYSTEM, "./mnist-ray tune"),
-        # Activated.
+        # In an activated environment.
         ("python -m mnist_ray.tune", "{folder}/.venv/bin:" + SYSTEM, "python -m mnist_ray.tune"),
         ("python3 -m mnist_ray.tune", "{folder}/.venv/bin:" + SYSTEM, "python -m mnist_ray.tune"),
         ("mnist-ray tune", "{folder}/.venv/bin:" + SYSTEM, "mnist-ray tune"),
         (".venv/bin/mnist-ray tune", "{folder}/.venv/bin:" + SYSTEM, "mnist-ray tune"),
-        # Where another environment is activated.
+        # While another environment is activated.
         (
             ".venv/bin/python -m mnist_ray.tune",
             "{folder}/my other/bin:" + SYSTEM,
@@ -67,7 +68,7 @@ def run(line: str, folder: Path, path: str) -> str:
             "{folder}/my other/bin:" + SYSTEM,
             ".venv/bin/mnist-ray tune",
         ),
-        # In another folder.
+        # From another folder.
         (
             "cd elsewhere; '{folder}/my other/bin/python' -m mnist_ray.tune",
             SYSTEM,
@@ -96,7 +97,7 @@ def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_without_a_command_the_installed_one_lists_them(environments: Path) -> None:
+def test_without_a_command_the_commands_are_listed(environments: Path) -> None:
     printed = run(".venv/bin/mnist-ray", environments, SYSTEM)
     assert "usage: .venv/bin/mnist-ray COMMAND" in printed
     printed = run(".venv/bin/python -m mnist_ray", environments, SYSTEM)
@@ -109,7 +110,7 @@ def test_words_are_quoted(environments: Path) -> None:
     assert printed == ".venv/bin/python -m mnist_ray.results '/x y' --top 3"
 
 
-def test_what_is_typed_next_and_to_go_on(
+def test_a_training_run_prints_the_next_command_and_the_one_that_resumes(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     show = training.Training()
