@@ -1,6 +1,7 @@
-"""Each record's figure, out of its tables: `python experiments/figures.py [RECORD ...]`.
+"""Draw the figures of the records from their tables: `python experiments/figures.py [RECORD ...]`.
 
-Writes figure.svg into the records' folders, which are named as in experiments/; without any, all.
+A RECORD is the name of a folder in experiments/, which gets a figure.svg; the default is all of
+FIGURES.
 """
 
 import sys
@@ -27,7 +28,7 @@ plt.rcParams |= {
 
 
 def by_epoch(record: Path, ax: Axes) -> None:
-    """Each run's accuracy after each epoch, its last marked: that is what counts."""
+    """Draw the accuracy of each run after each epoch, with a dot at the last, which counts."""
     epochs = pd.read_csv(record / "epochs.csv")
     if "accuracy" not in epochs:  # before 0.2.0, each kind of image had a column of its own
         epochs["scored_on"] = epochs["test_accuracy"].notna().map({True: "test", False: "holdout"})
@@ -93,7 +94,7 @@ def many_runs(record: Path, ax: Axes) -> None:
 
 
 def recipes(of: dict[str, table.Record], record: Path, ax: Axes) -> None:
-    """Each seed's test accuracy after the last epoch, and the mean of each recipe."""
+    """Draw the test accuracy of each seed after the last epoch, and the mean of each recipe."""
     for place, recipe in enumerate(of.values()):
         accuracy = 100 * pd.Series(recipe.accuracies())
         ax.plot(accuracy, place + 0.15 * (accuracy.rank(method="first") % 3 - 1), "o", ms=4)

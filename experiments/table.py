@@ -1,6 +1,6 @@
-"""The README's table of what the network reaches: `python experiments/table.py`.
+"""Write the table of accuracies in README.md from the records: `python experiments/table.py`.
 
-Made from the records, and written between two marks in README.md. A test compares.
+The table lies between two marks. A test checks that it is up to date.
 """
 
 import re
@@ -19,8 +19,11 @@ TEST_IMAGES = 10_000
 
 
 class Record(NamedTuple):
-    """`tables` are the files in experiments/ whose rows scored on the test set count, if their
-    convolutions trained in this `arithmetic`, fp32 or bf16."""
+    """A row of the table: a recipe and the runs that trained it.
+
+    The runs are the rows of the files `tables` in experiments/ that have a test accuracy and whose
+    convolutions trained in `arithmetic`, fp32 or bf16.
+    """
 
     recipe: str
     epochs: int
@@ -34,7 +37,7 @@ class Record(NamedTuple):
         return rows[rows["test_accuracy"].notna() & (done == self.arithmetic)]
 
     def accuracies(self) -> list[float]:
-        """After the last epoch, 0 to 1; of a study, its winner's alone."""
+        """Return the test accuracies after the last epoch, 0 to 1; of a study, the winner's."""
         rows = self.rows()
         assert set(rows["epochs"]) == {self.epochs}
         return rows["test_accuracy"].tolist()
@@ -105,7 +108,8 @@ def table() -> str:
 
 
 def described(accuracies: list[float]) -> str:
-    """Write mean and standard deviation; of a single evaluation, Wilson's 95 % interval."""
+    """Return the mean and standard deviation in words, or one accuracy with its 95 % interval
+    (Wilson)."""
     if len(accuracies) > 1:
         return search.in_percent(accuracies)
     low, high = search.wilson(round(accuracies[0] * TEST_IMAGES), TEST_IMAGES)
@@ -113,7 +117,8 @@ def described(accuracies: list[float]) -> str:
 
 
 def compared(ours: list[float], reference: list[float]) -> str:
-    """Say by how many points the means differ, and what Welch's t-test says of that."""
+    """Return in words the difference of the means in points and the p of Welch's t-test; empty
+    where the runs say nothing about the noise."""
     p = search.welch(ours, reference)
     if p is None:
         return ""
