@@ -1,4 +1,4 @@
-"""All commands in one: `python -m mnist_ray COMMAND …`, or `mnist-ray COMMAND …` once installed."""
+"""The command `mnist-ray COMMAND …`, also `python -m mnist_ray COMMAND …`."""
 
 import importlib
 import sys
@@ -7,7 +7,7 @@ from mnist_ray import errors
 from mnist_ray.terminal import typed
 
 COMMANDS = {
-    "train": "train once, with Ray Train; without flags, with the reference recipe",
+    "train": "train once, with Ray Train; without flags, the reference recipe",
     "tune": "search hyperparameters, with Ray Tune",
     "results": "show what studies and training runs found",
     "evaluate": "score a checkpoint, image by image",

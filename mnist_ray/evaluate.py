@@ -47,12 +47,10 @@ def main(argv: Sequence[str]) -> None:
     mnist = learn.load_mnist(args.data_dir)
     if args.on == "test":
         part = learn.test_part(mnist)
-    else:
-        if not saved.recipe.holdout:
-            raise errors.UserError(
-                f"checkpoint {args.checkpoint} is of a run that held out no images; leave out --on."
-            )
+    elif saved.recipe.holdout:
         part = learn.split(mnist, saved.recipe.holdout, saved.recipe.train_size).score
+    else:
+        raise errors.UserError(f"checkpoint {args.checkpoint} has no holdout; leave out --on.")
     report = learn.score_report(learn.load_model(saved), part)
     _print(report, args.on, saved.state["epoch"], args.worst)
 

@@ -10,12 +10,9 @@ SCRIPT = "mnist-ray"
 
 
 def typed(name: str, *words: str) -> str:
-    """Return the command `name`, such as train, with the arguments `words`, quoted for a shell in
-    the folder in which this process was started.
-
-    It begins with the installed command if that started this process, or else with this Python.
-    Either is given by its path where the shell would not find it.
-    """
+    """Return the command `name`, such as train, with the arguments `words`, quoted for a shell. It
+    begins with the installed command if that started this process, or else with this Python, each
+    by its path where the shell would not find it."""
     started = sys.argv[0]
     if os.path.basename(started) != SCRIPT:
         return shlex.join([_python(), "-m", f"mnist_ray.{name}", *words])
@@ -37,8 +34,8 @@ def _python() -> str:
         relative = os.path.relpath(sys.executable)
     except OSError:  # the current folder is gone
         return sys.executable
-    is_below = os.path.dirname(relative) and not relative.startswith(os.pardir)
-    return relative if is_below else sys.executable
+    below = os.path.dirname(relative) and not relative.startswith(os.pardir)
+    return relative if below else sys.executable
 
 
 def _same_file(one: str, other: str) -> bool:

@@ -51,10 +51,10 @@ class Study(Display):
         what = {
             Phase.SCREEN: "configurations, each for 1 epoch with a whole schedule of its own",
             Phase.SEARCH: f"{which} for {full}",
-            Phase.CONFIRM: f"trials of the best {plan.confirm}"
+            Phase.CONFIRM: f"to repeat the best {plan.confirm}"
             + (" and the base recipe" if study.confirm_base else "")
             + " with fresh seeds",
-            Phase.FINAL: "trials of the winner with no image held out, scored on the test set",
+            Phase.FINAL: "of the winner with no image held out, scored on the test set",
         }
         for phase, count in trials.items():
             self.console.print(f"  {phase:<9}{count:>4} {what[phase]}")
@@ -136,21 +136,17 @@ class Study(Display):
         for label, words in (("confirmed", verdict(plan.confirmed())), ("base recipe", against)):
             if words:
                 self.console.print(f"{label:<17}" + words.replace("; ", "\n" + 17 * " "))
-        saved = best["checkpoint"]
         finals = [plan.rows[i] for i in sorted(plan.ranked(Phase.FINAL))]
+        saved = (finals or [best])[0]["checkpoint"]
         if finals:
-            saved = finals[0]["checkpoint"]
-            accuracies = [row["final_accuracy"] for row in finals]
-            self.console.print(
-                f"test accuracy    {search.in_percent(accuracies)}, trained on"
-                f" {trained_on(plan, finals[0]['trial'])}, each scored after its last epoch"
-            )
+            test = search.in_percent([row["final_accuracy"] for row in finals])
+            test += f", trained on {trained_on(plan, finals[0]['trial'])}"
+            test += ", each scored after its last epoch"
         else:
-            self.console.print(
-                f"test accuracy    {best['test_accuracy']:.2%} of its checkpoint, scored once"
-            )
+            test = f"{best['test_accuracy']:.2%} of its checkpoint, scored once"
         megabytes = storage.size(folder) / 1e6
         self.console.print(
+            f"test accuracy    {test}\n"
             f"checkpoint       {folder / saved}\n"
             f"tables           {folder}, {megabytes:,.1f} MB with its checkpoints\n"
             f"time             {duration(time.monotonic() - self.started)}\n\n"
