@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mnist_ray.cluster.resources import WorkerResources
-    from mnist_ray.cluster.study import study as run_study
+    from mnist_ray.cluster.study import run_study
     from mnist_ray.cluster.training import train
 
 __all__ = ["WorkerResources", "run_study", "train"]
@@ -21,9 +21,9 @@ def __getattr__(name: str) -> Any:
 
         return train
     if name == "run_study":
-        from mnist_ray.cluster.study import study
+        from mnist_ray.cluster.study import run_study
 
-        return study
+        return run_study
     if name == "WorkerResources":
         from mnist_ray.cluster.resources import WorkerResources
 

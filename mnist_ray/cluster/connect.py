@@ -1,4 +1,4 @@
-"""Ray itself: joining a cluster, or starting one here."""
+"""Joining a Ray cluster, or starting a private one on this machine."""
 
 import atexit
 import contextlib
@@ -43,24 +43,25 @@ from mnist_ray.errors import RunFailed, UserError
 
 API_SERVER = ray_private.API_SERVER
 ANSWER_WITHIN = 10
-"""Seconds that a cluster has to answer. Ray itself would go on asking for minutes."""
+"""Seconds that a cluster has to answer in. Ray itself asks for minutes before it gives up."""
 
 SOCKETS = "/mnist_ray-12345678/session_2026-11-26_00-00-00_000000_1234567/sockets/plasma_store"
 LONGEST_TMPDIR = (103 if sys.platform == "darwin" else 107) - len(SOCKETS)
-"""Bytes of the folder in which a cluster's folder is made: the paths of its sockets are bounded."""
+"""The most bytes that the path of RAY_TMPDIR may have: the system bounds the paths of sockets."""
 
 
 @contextmanager
 def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Inside, Ray is there: the cluster that this machine is a node of, or one just for this block,
-    which listens on loopback alone and leaves nothing behind. It is said which one is joined.
+    """Connect to Ray for a block: join the cluster that this machine belongs to, or start a private
+    one, which listens on loopback alone and leaves nothing behind. Call `say` with a line that
+    names the cluster that is joined.
 
-    `dashboard` is for a cluster started here. Trials that launch workers of their own need it: when
-    one is stopped early, Ray Train asks the dashboard whether that trial's controller is dead, and
-    gives its resources back only then.
+    `dashboard` starts the dashboard of a private cluster. Trials that launch workers need it: when
+    such a trial is stopped early, Ray Train asks the dashboard whether the trial's controller is
+    dead, and frees its resources only then.
 
-    What Ray and this function replace in the process is put back afterwards: signal handlers, log
-    levels, environment variables and the function that prints what workers print.
+    After the block, whatever Ray and this function replaced in the process is put back: signal
+    handlers, log levels, environment variables, and the function that prints workers' output.
     """
     options: dict[str, Any] = {
         "logging_level": "INFO" if verbose else "ERROR",
@@ -73,7 +74,7 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
         exits.enter_context(restored.signal_handlers())
         exits.enter_context(restored.log_level("ray"))  # ray.init sets it
         if not verbose:
-            # What failed, and what became of it, is told in a line of our own.
+            # The recorder says in one line what failed and how the trial goes on.
             exits.enter_context(restored.log_level("ray.tune", logging.CRITICAL))
             silent = ray_private.replaced("print_to_stdstream", lambda *_, **__: None)
             exits.enter_context(silent)
@@ -90,7 +91,7 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
             ray.init(**options)
         except Exception as error:  # Ray raises this very class where a machine is too busy
             raise RunFailed(f"Ray did not start: {error}") from error
-        except SystemExit:  # so Ray heeds SIGTERM while it starts
+        except SystemExit:  # Ray's own handler of SIGTERM while it starts
             errors.interrupt(signal.SIGTERM)
         errors.heed_signals()
         if "include_dashboard" not in options:
@@ -104,21 +105,21 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
 
 @contextmanager
 def _private_cluster(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]:
-    """What a cluster of its own needs besides: Ray's options for that, and the environment."""
+    """Set up the folder and environment of a private cluster; give the options for ray.init."""
     folder = _temporary_folder()
-    if not verbose:  # or its logs are what one wants to read
-        # Last of all, after Ray's own, where a signal came while it started.
+    if not verbose:  # with --verbose, somebody wants to read Ray's logs
+        # Registered first, so that it runs after Ray's own exit handlers.
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     options: dict[str, Any] = {"_temp_dir": str(folder)}
-    environment = {"TMPDIR": str(folder)}  # where a worker that is killed leaves its own
+    environment = {"TMPDIR": str(folder)}  # a killed worker leaves its temporary files there
     environment |= _around_proxies("localhost", "127.0.0.1") | _token()
     if dashboard:
         options["dashboard_port"] = port = free_port()
-        # By itself Ray looks for any cluster on this machine, and gives up where there are two.
+        # Without it, Ray looks for any cluster on this machine, and fails where it finds two.
         environment[API_SERVER] = f"http://127.0.0.1:{port}"
     try:
-        # Otherwise Ray listens on every interface. This is its switch for laptops, which it reads
-        # from the environment when it is imported.
+        # With this switch off, Ray listens on loopback alone. Ray reads it from the environment
+        # when it is imported, which is too early for us.
         loopback = ray_private.replaced("ENABLE_RAY_CLUSTER", False)
         with restored.environment(environment), loopback:
             try:
@@ -131,7 +132,8 @@ def _private_cluster(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]
 
 
 def _temporary_folder() -> Path:
-    """Make the folder of a cluster's logs and sockets; raises UserError where it cannot."""
+    """Make the folder for the logs and sockets of a private cluster; raises UserError where that
+    cannot be done."""
     named = os.environ.get("RAY_TMPDIR")
     try:
         place = os.path.abspath(named or tempfile.gettempdir())
@@ -151,8 +153,8 @@ def _temporary_folder() -> Path:
 
 
 def _shut_down(folder: Path) -> None:
-    """End the cluster whose folder this is. Where a signal came while Ray started, Ray does not
-    know all that it started, and some would live on and write to the folder."""
+    """Shut down the private cluster in `folder`. If a signal came while Ray started, Ray does not
+    know all of its processes; those that it does not know are killed here."""
     started = [] if ray.is_initialized() else _processes(folder)
     if not ray_private._global_node:
         _kill(started)
@@ -161,7 +163,7 @@ def _shut_down(folder: Path) -> None:
 
 
 def _processes(folder: Path) -> list[psutil.Process]:
-    """Return the processes of the cluster whose folder this is, parents before their children."""
+    """Return the processes of the private cluster in `folder`, parents before their children."""
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
@@ -173,22 +175,24 @@ def _processes(folder: Path) -> list[psutil.Process]:
 def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            process.suspend()  # so that it starts no other
+            process.suspend()  # so that it cannot start another process
             for child in (*process.children(recursive=True), process):
                 child.kill()
 
 
 def _around_proxies(*hosts: str) -> dict[str, str]:
-    """The environment in which these hosts are asked directly. Ray asks its dashboard with a
-    library that heeds http_proxy, and where a proxy answers instead, waits for ever."""
+    """Return environment variables that keep requests to `hosts` from going through a proxy. Ray
+    asks its dashboard with a library that obeys http_proxy, and waits for ever if a proxy answers.
+    """
     names = ("no_proxy", "NO_PROXY")
-    known = [host for name in names for host in os.environ.get(name, "").split(",") if host]
-    value = "*" if "*" in known else ",".join(dict.fromkeys([*known, *hosts]))
+    excepted = [host for name in names for host in os.environ.get(name, "").split(",") if host]
+    value = "*" if "*" in excepted else ",".join(dict.fromkeys([*excepted, *hosts]))
     return dict.fromkeys(names, value)
 
 
 def _token() -> dict[str, str]:
-    """The environment with a token for a cluster of its own, where ~/.ray can keep none."""
+    """Return an environment variable with a token for a private cluster, if Ray cannot keep its own
+    token in ~/.ray."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return {}
     try:
@@ -202,9 +206,11 @@ def _token() -> dict[str, str]:
 
 
 def to_join(record: Path | None = None) -> str | None:
-    """Return the address of the cluster to join, that of RAY_ADDRESS or of `ray start` on this
-    machine, or None where there is none to join. Raises UserError for a RAY_ADDRESS that leads to
-    none."""
+    """Return the address of the cluster to join, or None if there is none. It is the address in
+    RAY_ADDRESS, or that of a cluster that `ray start` began on this machine.
+
+    Raises UserError if no cluster answers at RAY_ADDRESS.
+    """
     address = os.environ.get("RAY_ADDRESS") or None
     if address == "local":
         return None
@@ -214,7 +220,7 @@ def to_join(record: Path | None = None) -> str | None:
             " address is like HOST:6379. Elsewhere, leave it to `ray job submit`."
         )
     if address in (None, "auto"):
-        # A crash may leave the record of a cluster that is gone, or it may be another user's.
+        # The recorded cluster may have crashed, or the record may belong to another user.
         with contextlib.suppress(OSError, ValueError):
             recorded = (record or Path(get_ray_address_file(None))).read_text(encoding="utf-8")
             if answers(recorded.strip()):
@@ -230,7 +236,7 @@ def to_join(record: Path | None = None) -> str | None:
 
 
 def answers(address: str) -> bool:
-    """Whether a Ray cluster answers at an address like HOST:6379."""
+    """Return whether a Ray cluster answers at an address like HOST:6379."""
     if not address.rpartition(":")[2].isdigit():
         return False
     channel = init_grpc_channel(address, GLOBAL_GRPC_OPTIONS)
@@ -239,7 +245,7 @@ def answers(address: str) -> bool:
             GetClusterIdRequest(), timeout=ANSWER_WITHIN, wait_for_ready=True
         )
     except grpc.RpcError as error:
-        return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)  # the token comes later
+        return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)  # ray.init sends the token
     finally:
         channel.close()
     return True
@@ -253,30 +259,25 @@ def free_port() -> int:
 
 
 def wait_for_nodes(each: WorkerResources, workers: int) -> int:
-    """How many workers there is room for, after asking for room for `workers` where the cluster
-    starts nodes when asked, and waiting while they come."""
-    if workers_that_fit(each, cluster_nodes()) >= workers or not (
-        to_join() and _starting() is not None
-    ):
-        return workers_that_fit(each, cluster_nodes())
-    print(
-        f"waits for nodes: room for {workers_that_fit(each, cluster_nodes())} of {workers} workers",
-        flush=True,
-    )
+    """Return how many workers fit on the cluster, up to `workers`. If the cluster can start nodes,
+    ask for enough of them and wait until they have joined."""
+    fits = workers_that_fit(each, cluster_nodes())
+    if fits >= workers or not to_join() or _starting() is None:
+        return fits
+    print(f"waiting for nodes: room for {fits} of {workers} workers", flush=True)
     request_resources(bundles=[{"CPU": each.cpus, "GPU": each.gpus}] * workers)
     asked = time.monotonic()
     try:
-        while workers_that_fit(each, cluster_nodes()) < workers and (
-            _starting() or time.monotonic() < asked + PATIENCE
-        ):
+        while fits < workers and (_starting() or time.monotonic() < asked + PATIENCE):
             time.sleep(1)
-    finally:  # those that came stay while they have work, and for the cluster's idle time after
+            fits = workers_that_fit(each, cluster_nodes())
+    finally:  # new nodes stay while they have work, and for the cluster's idle time
         request_resources(bundles=[])
-    return workers_that_fit(each, cluster_nodes())
+    return fits
 
 
 def _starting() -> int | None:
-    """How many nodes have been asked for and are not there yet; None where none ever come."""
+    """Return how many nodes are being started; None if the cluster has no autoscaler."""
     status = get_cluster_status(ray.get_runtime_context().gcs_address)
     if status.stats.autoscaler_version in (None, "0"):
         return None

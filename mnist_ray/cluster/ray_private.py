@@ -177,15 +177,15 @@ QUIET_TUNE = {"RAY_AIR_NEW_OUTPUT": "0"}
 """Environment variables, unless the user has set them."""
 
 SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED")
-"""Environment variables that ray.init sets. RAY_AUTH_MODE, which a cluster of its own sets to
-`token`, stays: the process goes on asking for tokens, and what it starts later must agree."""
+"""Environment variables that ray.init sets. RAY_AUTH_MODE, which a private cluster sets to `token`,
+is not among them: Ray keeps asking for tokens in this process, and what it starts must agree."""
 
 ALWAYS_FOR_TUNE = {"TUNE_DISABLE_SIGINT_HANDLER": "1"}
 """Environment variables, whatever the user has set."""
 
 
 def missing(private: Private) -> str | None:
-    """Say in a sentence that this name is gone from Ray; None where it is there."""
+    """Return a sentence that says that this name is gone from Ray, or None if Ray has it."""
     try:
         if private not in WORDS:
             attrgetter(private.name)(importlib.import_module(private.module))
@@ -202,7 +202,7 @@ def missing(private: Private) -> str | None:
 
 
 def __getattr__(name: str) -> Any:
-    """Import one of NAMES from Ray; raises ImportError with a sentence where it is gone."""
+    """Import one of NAMES from Ray; raise ImportError with that sentence if it is gone."""
     for each in NAMES:
         if each.name == name:
             if why := missing(each):

@@ -1,4 +1,4 @@
-"""What a study's driver notes down as its trials go: the rows of the results tables."""
+"""The recorder of a study: it writes the rows of the results tables as trials report and end."""
 
 import os
 import time
@@ -34,18 +34,20 @@ DEATHS = {
     "node has died": "its node was lost",
     "temporarily unavailable": "its process was lost",
 }
-"""What Ray says of a trial that did not fail by itself, and we in its place."""
+"""Words in Ray's message about a trial that was killed or lost, and what is said instead."""
 
 TUNES_OWN = {
     *(*AUTO_RESULT_KEYS, *DEBUG_METRICS, DONE, EXPERIMENT_TAG, SHOULD_CHECKPOINT),
     CHECKPOINT_PATH_KEY,
 }
-"""What Tune adds to the metrics that a trial reports."""
+"""Keys that Tune adds to the metrics that a trial reports."""
 
 
 class Recorder(tune.Callback):  # type: ignore[misc]
-    """Keeps the rows of the results tables, and writes them as trials end. `epochs` are
-    those of each trial so far, where the study is resumed."""
+    """Keeps the rows of the results tables, and writes them as trials end.
+
+    `epochs` are the epochs of each trial so far, if the study is resumed; `known` are columns of
+    the trials table that are the same in every row."""
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.unwritten, self.write_after = False, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks, and reads them never
+        return {}  # Tune pickles its callbacks, and never reads that back
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         now = time.monotonic()
@@ -85,7 +87,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         long = [each for each, since in self.silent.items() if now - since > resources.PATIENCE]
         if not long:
             return
-        # A trial that launches workers runs while these wait: as many as wait, the newest ones.
+        # A trial that launches workers counts as running while its workers wait. As many trials
+        # wait as there are waiting launches: the newest ones.
         running = [each for each in silent if silent[each].status == Trial.RUNNING]
         busy = running[: max(0, len(running) - self.waiting_launches())] if running else []
         for trial_id in long:
@@ -94,7 +97,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
                 self.silent[trial_id] = now
 
     def _may_wait(self, trial: Trial) -> bool:
-        """Whether the trial may be waiting for resources, as far as its status says."""
+        """Return whether the trial may be waiting for resources, by its status."""
         if trial.status == Trial.RUNNING:
             return self.plan.study.workers_per_trial > 1
         return bool(trial.status == Trial.PENDING)
@@ -113,12 +116,12 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.silent.pop(trial.trial_id, None)
         metrics = {name: value for name, value in result.items() if name not in TUNES_OWN}
         row = tables.epoch_row(self.folder.name, number, metrics)
-        # Where the trial's workers saved it, or else where Tune put what the trial reported.
+        # The trial's workers saved the checkpoint, or Tune copied it from the trial's report.
         saved = result.get(CHECKPOINT_PATH_KEY) or os.path.join(
             trial.storage.trial_fs_path, result["checkpoint_dir_name"]
         )
         row["checkpoint"] = storage.relative(saved, self.folder)
-        # A trial that failed goes on from its last checkpoint, and may repeat an epoch.
+        # A trial that failed resumes from its last checkpoint, and may repeat an epoch.
         before = [each for each in self.epochs[number] if each["epoch"] < row["epoch"]]
         self.epochs[number] = [*before, row]
         kept = tables.kept(self.epochs[number])
@@ -130,7 +133,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = self.numbers[trial.trial_id]
-        # It goes on from what it saved, and was perhaps killed before it told of the last epoch.
+        # The trial resumes from its checkpoint. It may have been killed before it reported that.
         if saved := resume.trial(self.folder, number):
             known = {row["epoch"]: row for row in self.epochs.get(number, ())}
             self.epochs[number] = [known.get(row["epoch"], row) for row in saved.epochs]
@@ -142,13 +145,13 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        self.on_trial_start(iteration, trials, trial)  # it may have failed before it started
+        self.on_trial_start(iteration, trials, trial)  # a trial may fail before it starts
         number, why = self.numbers[trial.trial_id], _why(trial.error_file)
         self.given_up[number] += 1
-        # Tune gives up at once where the process of the trial before dies while this one takes it.
+        # Tune gives a trial up at once if the process that it reuses dies just then.
         if max(trial.run_metadata.num_failures, self.given_up[number]) <= self.max_failures:
             self.searcher.try_again(trial.trial_id)
-            if saved := resume.trial(self.folder, number):  # which it will go on from
+            if saved := resume.trial(self.folder, number):  # it will resume from there
                 self.epochs[number] = saved.epochs
             self.show.again(number, len(self.epochs[number]), why)
         else:
@@ -177,34 +180,34 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             **known,
         )
         self.plan.tell(row)
-        self.unwritten = True  # `on_step_end` writes it, at once as long as that is quickly done
-        # Those from before the study was resumed too, and all of a trial that launched workers.
+        self.unwritten = True  # `on_step_end` writes it, at once while writing is quick
+        # Checkpoints from before the study was resumed too, and those that a trial's workers saved.
         tables.prune(self.folder, tables.trial_folders(self.folder, number), epochs)
         self.show.end_trial(row)
 
     def write(self) -> None:
         began = time.monotonic()
-        winner = self.plan.winner()  # so far, until the study has ended
+        winner = self.plan.winner()  # the best so far, until the study ends
         for number, row in self.plan.rows.items():
             row["winner"] = number == winner
         trials = [self.plan.rows[number] for number in sorted(self.plan.rows)]
         epochs = [row for number in sorted(self.epochs) for row in self.epochs[number]]
         tables.write(self.folder, trials, epochs)
-        # Writing all rows takes longer with each; it shall not take more than a twentieth of the
-        # time. A trial that is not in the tables yet has its last checkpoint to go on from.
+        # Writing takes longer with every row, and may take a twentieth of the time at most. Until
+        # a trial is in the tables, a resumed study finds its last checkpoint.
         self.unwritten, now = False, time.monotonic()
         self.write_after = now + 20 * (now - began)
 
 
 def _why(path: str | None) -> str:
-    """In a line, from a trial's file of errors, in which each failure follows those before."""
+    """Say in a line why a trial failed, by its file, to which Tune appends each failure."""
     text = Path(path).read_text(encoding="utf-8").strip() if path else ""
     newest = text[text.rfind("Failure # ") :] if "Failure # " in text else text
     last = newest.splitlines()[-1] if newest else "no message"
     if errors.NO_SPACE in last:
-        raise OSError(last)  # no trial's fault: the study stops, and can go on when there is room
+        raise OSError(last)  # the study stops, and can be resumed when there is room
     for sign, words in DEATHS.items():
-        # Ray's text about memory has many lines, and ends with advice on Ray's own settings.
+        # Ray's message about memory has many lines, and its last one is about Ray's settings.
         if sign in (newest if sign == errors.LOW_ON_MEMORY else last):
             return words
     return last

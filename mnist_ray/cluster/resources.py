@@ -1,4 +1,4 @@
-"""What a Ray cluster has room for, and what all of its nodes see."""
+"""The cores and GPUs of this machine or of a Ray cluster, and how many workers fit on them."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ from mnist_ray.errors import UserError
 from mnist_ray.storage import Place
 
 PATIENCE = 30
-"""Seconds that something may wait for resources before it says why."""
+"""Seconds that a trial or a worker may wait for resources before the display says why."""
 
 
 class WorkerResources(NamedTuple):
-    """What each of some workers gets."""
+    """The cores and GPUs that each worker gets."""
 
     cpus: int
     gpus: int
@@ -81,8 +81,8 @@ def workers_that_fit(each: WorkerResources, nodes: Sequence[Node]) -> int:
 
 
 def check_shared(folder: Place) -> None:
-    """Raises UserError where `folder` is of this machine, and a node of the cluster does not have
-    it with what is in it."""
+    """Raise UserError if `folder` is a folder of this machine that a node of the cluster does not
+    share."""
     if not isinstance(folder, Path):
         return
     here = ray.get_runtime_context().get_node_id()
@@ -110,7 +110,7 @@ def _there(path: str) -> bool:
 
 
 def why_waiting(each: WorkerResources, workers: int) -> str:
-    """What `workers` that have not started are waiting for."""
+    """Say what `workers` workers that have not started are waiting for."""
     free, total = ray.available_resources(), ray.cluster_resources()
     needed = {"CPU": workers * each.cpus, "GPU": workers * each.gpus}
     words = ", ".join(
@@ -124,7 +124,7 @@ def why_waiting(each: WorkerResources, workers: int) -> str:
 
 
 def waiting_launches(workers: int) -> int:
-    """How many groups of `workers` workers wait for room on the cluster."""
+    """Return how many groups of `workers` workers wait for resources on the cluster."""
     groups = placement_group_table().values()
     return sum(each["state"] == "PENDING" and len(each["bundles"]) == workers for each in groups)
 
@@ -132,15 +132,15 @@ def waiting_launches(workers: int) -> int:
 def cores(
     cgroups: Path = Path("/sys/fs/cgroup"), of_process: Path = Path("/proc/self/cgroup")
 ) -> int:
-    """How many cores this process may use, by its CPU mask and the quotas of its cgroups. Ray
-    counts those of the machine, and knows no quota but that of the outermost cgroup."""
+    """Return how many cores this process may use, by its CPU mask and the quotas of its cgroups.
+    Ray counts all cores of the machine, and heeds only the quota of the outermost cgroup."""
     machine = os.cpu_count() or 1
     mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
     return max(1, min([mask, *map(int, _quotas(cgroups, of_process))]))
 
 
 def _quotas(cgroups: Path, of_process: Path) -> Iterator[float]:
-    """Cores, by each quota of a cgroup that this process is in, or of one around it."""
+    """Yield the number of cores that each cgroup of this process, or an outer one, allows."""
     with contextlib.suppress(OSError, ValueError):
         for line in of_process.read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
@@ -156,7 +156,7 @@ def _quotas(cgroups: Path, of_process: Path) -> Iterator[float]:
 
 
 def _quota(*files: Path) -> Iterator[float]:
-    """Quota and period in these files, divided; nothing where there is none: `max`, or -1."""
+    """Yield the quota in `files` in cores; nothing where there is no quota (`max`, or -1)."""
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         words = " ".join(file.read_text(encoding="utf-8") for file in files).split()
         quota, period = map(int, words)

@@ -1,4 +1,5 @@
-"""What a study that was interrupted left in its folder. Without Ray."""
+"""What an interrupted study left in its folder: the rows of trials that ended, and the checkpoints
+of those that did not."""
 
 from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -9,40 +10,40 @@ from mnist_ray.storage import Place
 
 
 def ended(study: Place) -> tuple[list[tables.Row], tables.Epochs]:
-    """The rows of the trials that ended, and their epochs; raises UserError where the tables cannot
-    be read."""
+    """Return the rows of the trials that ended, and the epochs of each. Raises UserError if the
+    tables cannot be read."""
     if not (study / tables.TRIALS).exists():
         return [], {}
     rows = tables.read(study, needed=tables.TRIAL_COLUMNS).to_pylist()
     epochs: tables.Epochs = {row["trial"]: [] for row in rows}
     for row in tables.read(study, tables.EPOCHS).to_pylist():
-        if row["trial"] in epochs:  # those of the others are in their checkpoints
+        if row["trial"] in epochs:  # the other trials' epochs are in their checkpoints
             epochs[row["trial"]].append(row)
     return rows, epochs
 
 
 COMPUTED_WITH = ("workers", "device", "threads", "arithmetic")
-"""What decides the bits of a run besides its recipe, as `engine.computed_with` names it."""
+"""What decides the bits of a run besides its recipe: the keys of `learn.computed_with`."""
 
 
 def other_bits(recorded: Iterable[Mapping[str, Any]], now: Mapping[str, Any]) -> str | None:
-    """Say where what a run computes with `now` differs from the first that was `recorded`; None
-    where nothing does, or nothing is known."""
+    """Say how what a run computes with `now` differs from what it began with, by the first of the
+    `recorded` rows that name it; None if nothing is known to differ."""
     began: dict[str, Any] = {}
     for row in recorded:
         began |= {name: row.get(name) for name in COMPUTED_WITH if began.get(name) is None}
     known = [name for name, was in began.items() if was is not None and name in now]
     names = [name for name in known if began[name] != now[name]]
     if "threads" in names and "cuda" in (began["device"], now.get("device")):
-        names.remove("threads")  # which do not make a GPU's bits
+        names.remove("threads")  # they do not change what a GPU computes
     if not names:
         return None
     was, goes_on = (
         " and ".join(_said(name, values[name]) for name in names) for values in (began, now)
     )
     return (
-        f"begun with {was}, goes on with {goes_on}: it will end with other bits than an"
-        " undisturbed run"
+        f"begun with {was}, resumed with {goes_on}: the weights will differ slightly from an"
+        " undisturbed run's"
     )
 
 
@@ -53,21 +54,21 @@ def _said(name: str, value: Any) -> str:
 
 
 class Begun(NamedTuple):
-    """A trial that saved a checkpoint and did not end: its recipe, and its epochs so far."""
+    """The recipe and the epochs so far of a trial that saved a checkpoint and did not end."""
 
     recipe: Recipe
     epochs: list[tables.Row]
 
 
 def begun(study: Place, ended: Container[int]) -> dict[int, Begun]:
-    """The trials that had begun, by their numbers."""
+    """Return the trials that saved a checkpoint and did not end, by their numbers."""
     numbers = sorted(tables.trial_numbers(study))
     found = {number: trial(study, number) for number in numbers if number not in ended}
     return {number: each for number, each in found.items() if each}
 
 
 def trial(study: Place, number: int) -> Begun | None:
-    """What a trial has saved so far."""
+    """Return what a trial has saved so far, or None if it saved nothing."""
     folders = tables.trial_folders(study, number)
     saved = learn.readable_checkpoints(
         path for folder in folders for path in tables.checkpoints(folder)

@@ -1,4 +1,5 @@
-"""Ray Tune's side of a plan: what hands its trials to Tune, and when a trial is stopped."""
+"""Ray Tune's side of a study: the searcher that hands the plan's trials to Tune, and the schedulers
+that stop trials."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,13 +19,14 @@ from mnist_ray.storage import Place
 from mnist_ray.tables import Epochs
 
 METRIC = "accuracy"
-"""The metric that schedulers go by: of held-out images, in the phases that they look at."""
+"""The metric that schedulers compare: accuracy on the held-out images, in the search phase."""
 
 
 class Search(Searcher):  # type: ignore[misc]
-    """Gives Tune the plan's trials, no more at a time than fit. The recorder tells the plan.
+    """Gives Tune the plan's next trial when Tune asks for one, and never more at a time than fit.
+    The recorder tells the plan how trials ended.
 
-    `begun` are the numbers of trials that go on first, in a study that is resumed."""
+    `begun` are the numbers of trials that a resumed study finishes first."""
 
     def __init__(self, plan: Plan, folder: Place, begun: Sequence[int] = ()) -> None:
         super().__init__()
@@ -34,7 +36,7 @@ class Search(Searcher):  # type: ignore[misc]
         self.names: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles what it is given, again and again, and reads it never
+        return {}  # Tune pickles its searcher often, and never reads that back
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         ended = len(self.plan.rows) - self.ended_before
@@ -51,39 +53,39 @@ class Search(Searcher):  # type: ignore[misc]
         return {**trial.changes, "phase": trial.phase, "trial": number}
 
     def folder_name(self, trial: Trial) -> str:
-        """Of a trial of Tune's, within the study's folder."""
+        """Name the folder in which Tune keeps this trial."""
         if trial.trial_id not in self.names:
-            # Beside what it saved before, of which this trial of Tune's does not know.
+            # A new name: Tune knows nothing of what the trial saved before an interruption.
             number = self.numbers[trial.trial_id]
             self.names[trial.trial_id] = tables.new_trial_folder(self.folder, number)
         return self.names[trial.trial_id]
 
     def try_again(self, trial_id: str) -> None:
-        """As a new trial of Tune's, which has given up this one."""
+        """Give the trial to Tune once more, as a new one, after Tune gave it up."""
         self.begun.append(self.numbers.pop(trial_id))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """The recorder tells the plan."""
+        """Do nothing, because the recorder tells the plan."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: a plan follows from the rows of the trials table."""
+        """Save nothing, because the plan follows from the rows of the trials table."""
 
 
 class FinishedTrial:
-    """A trial of a study that is resumed, to a scheduler."""
+    """Stands in, for a scheduler, for a trial that ended before the study was resumed."""
 
     def __init__(self, number: int) -> None:
         self.trial_id, self.config = f"ended-{number}", {"trial": number, "phase": Phase.SEARCH}
 
 
 class _SearchOnly(TrialScheduler):  # type: ignore[misc]
-    """Stops trials of the search only, and none at its last epoch, where it ends by itself: Ray
-    Train leaks the resources of a run that is killed while it shuts down, and the next trial would
-    wait for them for ever.
+    """A scheduler that stops trials of the search phase only, and no trial at its last epoch.
 
-    `reported` are the epochs of trials before the study was resumed.
+    Such a trial ends anyway; Ray Train leaks the resources of a run that is killed while it shuts
+    down, and the next trial would wait for them for ever. `reported` are the epochs that trials
+    had reported before the study was resumed.
     """
 
     def __init__(self, reported: Epochs, **how: Any) -> None:
@@ -93,7 +95,7 @@ class _SearchOnly(TrialScheduler):  # type: ignore[misc]
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
         super().on_trial_add(controller, trial)
         if trial.config["phase"] == Phase.SEARCH:
-            # Once: a trial that failed is added again.
+            # `pop`, because a trial that failed is added again.
             for row in self.reported.pop(trial.config["trial"], ()):
                 super().on_trial_result(controller, trial, row)
 
@@ -105,34 +107,34 @@ class _SearchOnly(TrialScheduler):  # type: ignore[misc]
 
 
 class Asha(_SearchOnly, ASHAScheduler):  # type: ignore[misc]
-    """Li et al., arXiv:1810.05934: after 1, 3, 9, … epochs only the best third go on."""
+    """ASHA (Li et al., arXiv:1810.05934): after 1, 3, 9, … epochs only the best third continue."""
 
     def __init__(self, reported: Epochs, max_epochs: int) -> None:
         super().__init__(reported, max_t=max_epochs, reduction_factor=3)
 
 
 class Median(_SearchOnly, MedianStoppingRule):  # type: ignore[misc]
-    """Golovin et al., KDD 2017, p. 1487: stops a trial whose best accuracy so far is below the
-    median of the others' running means."""
+    """The median stopping rule (Golovin et al., KDD 2017, p. 1487): stop a trial whose best
+    accuracy so far is below the median of the other trials' running means."""
 
     def __init__(self, reported: Epochs, max_epochs: int) -> None:
         super().__init__(reported)
 
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
         super().on_trial_add(controller, trial)
-        self._stopped_trials.discard(trial)  # it was not, when what is known of it was new
+        self._stopped_trials.discard(trial)  # replaying its epochs may have marked it
 
     def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        if "epoch" in result:  # not of one that had reported all before its study was resumed
+        if "epoch" in result:  # a trial that had reported all its epochs before has no result
             super().on_trial_complete(controller, trial, result)
 
     def _on_insufficient_samples(self, *_: Any) -> str:
-        return str(self.CONTINUE)  # Tune's would pause the first trials, and start them again
+        return str(self.CONTINUE)  # Tune would pause the first trials and start them again
 
 
 def scheduler(plan: Plan, reported: Epochs) -> TrialScheduler:
-    """When to stop a trial. `reported` are the epochs of each trial so far, where the study is
-    resumed."""
+    """Return the scheduler of a study. `reported` are the epochs of each trial so far, if the study
+    is resumed."""
     named = policy(plan.study).stops
     if named is None or plan.epochs == 1:
         return FIFOScheduler()

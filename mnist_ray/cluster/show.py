@@ -1,4 +1,5 @@
-"""What a run tells whoever shows it. The terminal implements both protocols; a notebook may too."""
+"""The protocols of a display: what a run reports while it goes. The terminal implements both; a
+notebook may too."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,7 +13,8 @@ from mnist_ray.storage import Place
 
 
 class Show(Protocol):
-    """What training runs and studies have in common. It is entered while trials or epochs run."""
+    """The part that displays of training runs and of studies share. A run enters its display while
+    epochs or trials run."""
 
     def __enter__(self) -> None: ...
 
@@ -28,7 +30,7 @@ class Show(Protocol):
 
 
 class TrainingShow(Show, Protocol):
-    """Shows a training run as it goes."""
+    """The display of a training run."""
 
     def begin(
         self,
@@ -42,10 +44,11 @@ class TrainingShow(Show, Protocol):
         """Show what will be trained and where, before training starts."""
 
     def go_on(self, epochs: int, lost: bool) -> None:
-        """Show that the workers begin, after `epochs` that are done; `lost` says that one died."""
+        """Show that the workers start, after `epochs` epochs that are done; `lost` is whether they
+        start again because a worker died."""
 
     def wait(self, why: str) -> None:
-        """Show what the workers wait for."""
+        """Show what the workers are waiting for."""
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """Show that a step, from 1, of an epoch is done."""
@@ -54,17 +57,17 @@ class TrainingShow(Show, Protocol):
         """Show the metrics of an epoch."""
 
     def stopped(self, resume: Sequence[str]) -> None:
-        """Show the flags that go on with a run that did not come to its end."""
+        """Show the flags that resume this run, which did not end."""
 
     def end(self, row: dict[str, Any], folder: Place, last: Place) -> None:
         """Show the run's row of the trials table, its folder and its last checkpoint."""
 
 
 class StudyShow(Show, Protocol):
-    """Shows a study as it goes."""
+    """The display of a study."""
 
     def begin(self, plan: Plan, share: WorkerResources) -> None:
-        """Show what will be tried, before it is."""
+        """Show what the study will run, before the first trial starts."""
 
     def start(self, number: int, trial: Planned) -> None:
         """Show that a trial starts."""
@@ -73,16 +76,16 @@ class StudyShow(Show, Protocol):
         """Show a row of the epochs table."""
 
     def again(self, number: int, epochs: int, why: str) -> None:
-        """Show that a trial failed and goes on after `epochs` that it saved."""
+        """Show that a trial failed and resumes after `epochs` epochs, which it had saved."""
 
     def wait(self, number: int, why: str) -> None:
-        """Show what a trial waits for."""
+        """Show what a trial is waiting for."""
 
     def end_trial(self, row: dict[str, Any]) -> None:
-        """Show the row of the trials table of a trial that ended."""
+        """Show a trial that ended, by its row of the trials table."""
 
     def stopped(self, folder: Place, resume: Sequence[str]) -> None:
-        """Show what was found so far, and the flags that go on with the study."""
+        """Show what was found so far, and the flags that resume the study."""
 
     def end(self, folder: Place, recipe_file: Place) -> None:
-        """Show the winner and how it was chosen."""
+        """Show the winner, how it was chosen, and the file of its recipe."""

@@ -1,5 +1,5 @@
-"""A study: many trials, with Ray Tune. This is its driver; which trials come next is `plan.py`'s,
-and what each does `trial.py`'s."""
+"""The driver of a study: it runs many trials with Ray Tune, records them, and scores the winner.
+`search.Plan` decides which trials come next, and `trial.py` holds what each of them does."""
 
 from collections.abc import Callable, Container
 from datetime import UTC, datetime
@@ -28,33 +28,33 @@ from mnist_ray.learn import Mnist
 from mnist_ray.search import Phase, Plan
 
 
-def study(
+def run_study(
     base: Recipe,
-    study: TuneConfig,
+    tuning: TuneConfig,
     per_worker: PerWorker,
     run: RunConfig,
     show: StudyShow,
 ) -> tables.Row:
-    """Run a study or go on with one, write its tables, and score its winner on the test set.
-    Returns the winner's row of the trials table.
+    """Run or resume a study around the recipe `base`, write its tables, and score its winner on the
+    test set. Return the winner's row of the trials table.
 
-    Raises UserError for what cannot be run, RunFailed if no trial has a result.
+    Raises UserError if the settings cannot be run, RunFailed if no trial has a result.
     """
-    needs = Resources(num_workers=study.workers_per_trial, **per_worker.model_dump())
+    needs = Resources(num_workers=tuning.workers_per_trial, **per_worker.model_dump())
     check_batch(base, needs)
-    study = study.replace(space=search.space_of(study))
+    tuning = tuning.replace(space=search.space_of(tuning))
     if not base.holdout:
         raise UserError(
             "holdout is 0, but a study chooses by held-out images and must not see the test set;"
             " use at least 1, such as 10000."
         )
-    settings = {**base.model_dump(), **per_worker.model_dump(), **study.model_dump()}
+    settings = {**base.model_dump(), **per_worker.model_dump(), **tuning.model_dump()}
     recorded = tables.recorded_settings(run, "tune") if run.resume else settings
-    # With which the plan is made: tpe looks past as many trials as could run at a time then.
-    began = study.replace(max_concurrent=recorded["max_concurrent"])
-    sampler = search.sampler(began, base)
+    # The plan is made with the recorded number of trials at a time: tpe looks past as many trials.
+    planned = tuning.replace(max_concurrent=recorded["max_concurrent"])
+    sampler = search.sampler(planned, base)
     folder = tables.folder_of(run, "tune")
-    tracking.check(study.track)
+    tracking.check(tuning.track)
     mnist = learn.load_mnist(run.data_dir)
     quiet = {} if run.verbose else ray_private.QUIET_TUNE
     with (
@@ -62,20 +62,22 @@ def study(
             ray_private.ALWAYS_FOR_TUNE, unless_set={**ray_private.FOR_TUNE, **quiet}
         ),
         tracking.impatient(),
-        connect.connected(dashboard=study.workers_per_trial > 1, verbose=run.verbose, say=show.say),
+        connect.connected(
+            dashboard=tuning.workers_per_trial > 1, verbose=run.verbose, say=show.say
+        ),
     ):
         one_core = needs.replace(cpus_per_worker=needs.cpus_per_worker or 1)
         share = resources.share(one_core, resources.cluster_nodes())
-        lower = run.resume and study == began
-        concurrent = _concurrency(study, share, show.say if lower else None)
+        unchanged = run.resume and tuning == planned
+        concurrent = _concurrency(tuning, share, show.say if unchanged else None)
         resources.check_shared(folder.parent)
         with tables.locked(folder, "tune", settings, run.resume, not run.name) as folder:
-            trackers = tracking.callbacks(study.track, folder.name)
+            trackers = tracking.callbacks(tuning.track, folder.name)
             rows, epochs = resume.ended(folder)
             begun = resume.begun(folder, epochs)
             epochs |= {number: each.epochs for number, each in begun.items()}
             configs = {number: each.recipe for number, each in begun.items()}
-            plan = Plan(began, base, sampler, concurrent, rows, configs)
+            plan = Plan(planned, base, sampler, concurrent, rows, configs)
             searcher = schedulers.Search(plan, folder, plan.replay())
             show.begin(plan, share)
             if epochs and len(rows) < sum(plan.outline().values()):
@@ -104,9 +106,10 @@ def _search(
     trackers: list[tune.Callback],
     show: StudyShow,
 ) -> Recorder:
-    """Run the trials that have not ended, first those that had begun."""
-    plan, study, folder = searcher.plan, searcher.plan.study, searcher.folder
-    launches = study.workers_per_trial > 1
+    """Run the trials that have not ended, first those that an interruption cut off."""
+    plan, folder = searcher.plan, searcher.folder
+    workers = plan.study.workers_per_trial
+    launches = workers > 1
     recorder = Recorder(
         folder,
         plan.base,
@@ -115,8 +118,8 @@ def _search(
         searcher,
         run.max_failures,
         epochs,
-        lambda: resources.why_waiting(share, study.workers_per_trial),
-        lambda: resources.waiting_launches(study.workers_per_trial),
+        lambda: resources.why_waiting(share, workers),
+        lambda: resources.waiting_launches(workers),
         device=share.device,
         started=min((row["started"] for row in plan.rows.values()), default=_now()),
         **tables.provenance(),
@@ -159,7 +162,8 @@ def _search(
 
 
 def _finish(recorder: Recorder, mnist: Mnist, show: StudyShow) -> tables.Row:
-    """Score the winner on the test set, unless the final runs were, and return its row."""
+    """Write down the winner and what it takes the test images for, and return its row. Score it on
+    the test set, unless the final runs were scored already."""
     plan, folder = recorder.plan, recorder.folder
     winner = plan.winner()
     if winner is None:
@@ -189,7 +193,7 @@ def _now() -> datetime:
 def _computes_with(
     base: Recipe, dimensions: Container[str], share: resources.WorkerResources
 ) -> tables.Row:
-    """Return what decides the bits of all trials besides their recipes, as far as it is known."""
+    """Return what decides the bits of every trial besides its recipe, as far as it is known."""
     known = {"threads": share.cpus, "device": share.device}
     if share.gpus or len(resources.cluster_nodes()) > 1 or "precision" in dimensions:
         return known
@@ -197,18 +201,18 @@ def _computes_with(
 
 
 def _concurrency(
-    study: TuneConfig,
+    tuning: TuneConfig,
     share: resources.WorkerResources,
     say_lower: Callable[[str], None] | None = None,
 ) -> int:
-    """Return how many trials run at a time. Where more are asked for than fit, it is told to
-    `say_lower` that fewer will do, or raises UserError if there is none to tell."""
-    fits = resources.workers_that_fit(share, resources.cluster_nodes()) // study.workers_per_trial
-    wanted = study.max_concurrent or fits
+    """Return how many trials run at a time. If more are asked for than fit, tell `say_lower` how
+    many run instead; raise UserError if there is no `say_lower`."""
+    fits = resources.workers_that_fit(share, resources.cluster_nodes()) // tuning.workers_per_trial
+    wanted = tuning.max_concurrent or fits
     if wanted > fits:
         fits = (
-            connect.wait_for_nodes(share, wanted * study.workers_per_trial)
-            // study.workers_per_trial
+            connect.wait_for_nodes(share, wanted * tuning.workers_per_trial)
+            // tuning.workers_per_trial
         )
     if wanted > fits and say_lower:
         say_lower(f"max_concurrent is {wanted}, but only {fits} fit: goes on with {fits} at a time")
@@ -216,15 +220,15 @@ def _concurrency(
     if wanted > fits:
         unit = f"{share.cpus} CPU{'s' * (share.cpus > 1)}" + " and a GPU" * share.gpus
         raise UserError(
-            f"max_concurrent is {wanted}, but at {study.workers_per_trial} workers a trial with"
+            f"max_concurrent is {wanted}, but at {tuning.workers_per_trial} workers a trial with"
             f" {unit} each only {fits} trials fit at a time; use at most {fits}."
         )
     return wanted
 
 
 def _recipe(plan: Plan, best: tables.Row) -> str:
-    """The best trial's recipe as YAML, without what belongs to the study it was found in. What was
-    sampled always belongs to the recipe, its number of images or its seed too."""
+    """Return the best trial's recipe as YAML, without the fields that belong to its study. A field
+    that was sampled always belongs to the recipe, even the number of images or the seed."""
     sampled = plan.trials[best["trial"]].sampled
     values = {**plan.base.model_dump(), **sampled}
     of_study = {*search.FIXED, "seed", "train_size"} - set(sampled)

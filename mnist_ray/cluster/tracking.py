@@ -1,4 +1,4 @@
-"""Other places to log a study to, through Ray's own callbacks: MLflow and Weights & Biases."""
+"""Logging a study to MLflow or Weights & Biases, through Ray's own callbacks."""
 
 import functools
 import importlib.util
@@ -15,29 +15,30 @@ from mnist_ray import restored
 from mnist_ray.errors import UserError, reason
 
 ANSWER_WITHIN = 20
-"""Seconds in which MLflow must answer before a study starts."""
+"""Seconds that MLflow has to answer in before a study starts."""
 
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""Environment variables. By default MLflow asks for minutes, while the study stands still."""
+"""Environment variables that let MLflow give up soon. By default it retries for minutes, while
+the study stands still."""
 
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Let MLflow give up soon in a block, unless the user has set for how long it asks, and tell
-    warnings alone."""
+    """Let MLflow give up soon within a block, unless the user has set how long it retries, and
+    log nothing below warnings."""
     quiet = restored.log_level("mlflow", logging.WARNING)
     with restored.environment(unless_set=PATIENCE), quiet:
         yield
 
 
 def check(track: str | None) -> None:
-    """Raise UserError where the package for `mlflow`, `mlflow=URI`, `wandb` or `wandb=PROJECT` is
-    not installed, or MLflow's server does not answer."""
+    """Raise UserError if the package that `track` names (mlflow, mlflow=URI, wandb or
+    wandb=PROJECT) is not installed, or if MLflow's server does not answer."""
     if not track:
         return
     which, _, where = track.partition("=")
     found = importlib.util.find_spec(which)
-    # A folder of that name, as W&B makes one for its files, is found too: a package without a file.
+    # A mere folder of that name, such as W&B makes for its files, is found as a package too.
     if found is None or found.origin is None:
         raise UserError(
             f"track is {track}, but {which} is not installed; pip install 'mnist_ray[{which}]'."
@@ -50,7 +51,7 @@ def check(track: str | None) -> None:
 
 
 def _why_not(where: str | None) -> str:
-    """Say why MLflow cannot log at a URI, or at its default; empty where it can."""
+    """Return why MLflow cannot log at the URI `where`, or at its default; empty if it can."""
     import mlflow
 
     outcome = [f"no answer within {ANSWER_WITHIN} seconds"]
@@ -62,7 +63,7 @@ def _why_not(where: str | None) -> str:
         except Exception as error:  # whatever MLflow raises for a URI, a server or its store
             outcome[0] = reason(error)
 
-    # In a thread, because for a database it has a patience of its own, of minutes.
+    # In a thread, because MLflow waits minutes for a database, whatever the variables above say.
     with restored.log_level("mlflow", logging.CRITICAL):
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
@@ -71,8 +72,8 @@ def _why_not(where: str | None) -> str:
 
 
 def callbacks(track: str | None, name: str) -> list[tune.Callback]:
-    """Make what logs the study `name`. What `track` does not name is taken from the packages' own
-    environment variables. A study goes on without it where it fails."""
+    """Return the callbacks that log the study `name`. The packages' own environment variables say
+    what `track` does not. If logging fails, the study continues without it."""
     if not track:
         return []
     which, _, where = track.partition("=")
@@ -89,7 +90,8 @@ HOOKS = ("setup", "log_trial_start", "log_trial_result", "log_trial_end")
 
 
 def _forgiving(callback: tune.Callback, which: str) -> tune.Callback:
-    """Let a callback that raises be told once, and be asked no more."""
+    """Return `callback` so changed that its first error is printed as a warning, and its hooks do
+    nothing from then on."""
     failed = False
 
     def forgiving(hook: Callable[..., Any]) -> Callable[..., None]:
@@ -100,7 +102,7 @@ def _forgiving(callback: tune.Callback, which: str) -> tune.Callback:
                 return
             try:
                 hook(*args, **kwargs)
-            except Exception as error:  # whatever a server that is gone comes to
+            except Exception as error:  # whatever a lost server leads to
                 failed = True
                 print(
                     f"warning: {which} failed, and the study goes on without it: {reason(error)}",

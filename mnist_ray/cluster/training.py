@@ -1,4 +1,4 @@
-"""Train once, with Ray Train: launch the workers, tell what they report, write it down."""
+"""One training run with Ray Train: in this process or on workers, shown and recorded as it goes."""
 
 import contextlib
 import logging
@@ -26,7 +26,7 @@ from mnist_ray.search import Status
 from mnist_ray.storage import Place
 
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Environment variables that torchrun sets. With all of them, Ray Train's local mode would join a
+"""Environment variables that torchrun sets. If all of them are set, Ray Train's local mode joins a
 process group."""
 
 
@@ -130,8 +130,8 @@ def _in_process(needs: Resources, run: TrainRunConfig) -> bool:
 
 @contextlib.contextmanager
 def _this_process(verbose: bool) -> Iterator[None]:
-    """Keep what training changes in this process to the block: PyTorch's threads and random state,
-    the variables of torchrun, for which Ray Train would look, and its logger's level."""
+    """Put back after the block what training changes in this process: PyTorch's threads and random
+    state, and the level of Ray Train's logger. Within it, torchrun's variables are unset."""
     threads = torch.get_num_threads()
     with (
         torch.random.fork_rng(),
@@ -184,8 +184,8 @@ def _fit_on_workers(
     on_message: workers.Tell,
     show: TrainingShow,
 ) -> None:
-    """Train on Ray's workers. `TorchTrainer.fit` runs in a thread, while this one passes on what
-    the workers tell, and says what they wait for where they tell nothing for long."""
+    """Train on Ray's workers. `TorchTrainer.fit` runs in a thread; this one passes the workers'
+    messages on, and shows what they are waiting for if none came for long."""
     # The queue's process runs on this node, because another node may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
@@ -239,7 +239,7 @@ def _with_checkpoints(folder: Place, epochs: Sequence[tables.Row]) -> list[table
 
 
 def _started(folder: Place) -> datetime:
-    """When the run began, also where it is resumed now."""
+    """Return when the run began, which for a resumed run its table says."""
     if (folder / tables.TRIALS).exists():
         began: datetime = tables.read(folder)["started"][0].as_py()
         return began
@@ -247,7 +247,7 @@ def _started(folder: Place) -> datetime:
 
 
 def cause(error: BaseException) -> str:
-    """The last line of the innermost error, which is the one that says what happened."""
+    """Return the last line of the innermost error, which says what happened."""
     inner = getattr(error, "worker_failures", None)
     if inner:
         error = next(iter(inner.values()))

@@ -1,7 +1,8 @@
-"""One trial of a study, in a process of its own: `engine.fit` under Ray Tune.
+"""One trial of a study, in a process that Ray Tune starts for it.
 
-A trial is the base recipe with the sampled fields replaced. One with a single worker trains in the
-trial's own process; one with more launches a TorchTrainer, which takes some 16 seconds to start.
+A trial trains the base recipe with the sampled fields replaced. A trial with one worker calls
+`learn.fit` in its own process; a trial with more workers launches a TorchTrainer, which takes some
+16 seconds to start.
 """
 
 import contextlib
@@ -22,12 +23,12 @@ from mnist_ray.learn import Checkpoint
 from mnist_ray.storage import Place
 
 LAUNCHER_CPUS, SPARED_CPUS = 0.001, 0.05
-"""A trial that launches workers needs a little of a CPU for itself (Tune refuses 0). Its workers
-ask for that much less than the cores they compute on, so that w workers of c cores fit on w x c."""
+"""CPUs of a trial that launches workers (Tune refuses 0), and how much less than its cores each of
+the workers asks for, so that the trial and w workers of c cores fit on w x c cores together."""
 
 
 class Shared(NamedTuple):
-    """What all trials of a study get; `folder` is the study's."""
+    """What all trials of a study are given; `folder` is that of the study."""
 
     base: Recipe
     needs: Resources
@@ -37,7 +38,7 @@ class Shared(NamedTuple):
 
 
 def trial(sampled: dict[str, Any], shared: Shared) -> None:
-    """Train one configuration in this process."""
+    """Train the configuration `sampled` in this process."""
     recipe = _recipe(sampled, shared)
     learn.prepare_process(shared.share.cpus)
     splits = learn.split(ray.get(shared.mnist), recipe.holdout, recipe.train_size)
@@ -58,7 +59,7 @@ def trial(sampled: dict[str, Any], shared: Shared) -> None:
 
 
 def launching_trial(sampled: dict[str, Any], shared: Shared) -> None:
-    """Train one configuration on workers of its own."""
+    """Train the configuration `sampled` on workers that this trial launches."""
     workers.trainer(
         _recipe(sampled, shared),
         shared.needs,
@@ -66,9 +67,9 @@ def launching_trial(sampled: dict[str, Any], shared: Shared) -> None:
         shared.share,
         cpus_per_worker=shared.share.cpus - SPARED_CPUS,
         home=shared.folder / tables.WORKERS,
-        name=tables.trial_name(sampled["trial"]),  # Ray Train goes on with one that is there
-        keep=None,  # a trial that is stopped may have saved one more epoch than it was asked for
-        max_failures=0,  # Tune begins this again, and Ray Train goes on
+        name=tables.trial_name(sampled["trial"]),  # Ray Train resumes a run of that name
+        keep=None,  # the recorder deletes; a stopped trial may have saved one epoch too many
+        max_failures=0,  # Tune starts this function again, and Ray Train resumes the run
         callbacks=[TuneReportCallback()],
     ).fit()
 
@@ -79,11 +80,11 @@ def _recipe(sampled: dict[str, Any], shared: Shared) -> Recipe:
 
 
 def _saved(recipe: Recipe, folders: list[Place]) -> Checkpoint | None:
-    """What the trial is to go on from, if it is not to begin."""
-    if mine := tune.get_checkpoint():  # which failed
+    """Return the checkpoint to resume from, or None to start fresh."""
+    if mine := tune.get_checkpoint():  # this trial failed and is started again
         with contextlib.suppress(UserError), mine.as_directory() as folder:
             return learn.load_checkpoint(Path(folder))
-    # Or what the trial saved before the study was interrupted, of which Tune does not know.
+    # Tune does not know of checkpoints from before the study was interrupted.
     saved = learn.readable_checkpoints(
         path for folder in folders for path in tables.checkpoints(folder)
     )

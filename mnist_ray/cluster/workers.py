@@ -1,7 +1,7 @@
-"""Ray Train's workers: what each of them runs, and the trainer that launches them.
+"""Ray Train's workers: the function that each of them runs, and the trainer that launches them.
 
-What is learned is decided in `engine.fit`, which every worker runs; this file gives it the data, a
-device and its share of the processor, and takes its reports back.
+Every worker calls `learn.fit`, which decides what is learned. This file gives it the data, a device
+and its cores, and passes on what it reports.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from mnist_ray.learn import Checkpoint, Mnist
 from mnist_ray.storage import Place
 
 REPORT_EVERY = 0.5
-"""Seconds between two moves of the progress bar."""
+"""Seconds between two updates of the progress bar, at least."""
 
 
 Tell = Callable[[str, Any], None]
@@ -97,10 +97,10 @@ def worker(job: dict[str, Any]) -> None:
 
 
 def _before(folder: Place) -> Checkpoint | None:
-    """What this run saved last, before it failed or was interrupted: what Ray Train took note of
-    and reported, or if that cannot be read the newest that can."""
-    noted = ray.train.get_checkpoint()
-    saved = learn.readable_checkpoints([folder / Path(noted.path).name] if noted else [])
+    """Return what this run saved before it failed or was interrupted: the checkpoint that Ray Train
+    knows, or the newest one in `folder` that can be read; None for a new run."""
+    known = ray.train.get_checkpoint()
+    saved = learn.readable_checkpoints([folder / Path(known.path).name] if known else [])
     saved = saved or learn.readable_checkpoints(tables.checkpoints(folder))
     return next(reversed(saved.values()), None)
 

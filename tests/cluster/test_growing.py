@@ -74,7 +74,7 @@ def test_a_study_gets_the_nodes_that_it_asks_for(
     assert "only 1 trials fit" in capfd.readouterr().err
     assert errors.run(tune.main, [*flags, "3", "--name", "it"]) == 0
     shown = capfd.readouterr().out
-    assert "waits for nodes: room for 1 of 3 workers" in shown
+    assert "waiting for nodes: room for 1 of 3 workers" in shown
     assert "3 trials, 3 at a time" in shown
     rows = tables.read(storage / "it", tables.TRIALS).to_pylist()
     assert [row["status"] for row in rows] == ["ok"] * 3

@@ -169,7 +169,7 @@ def train_here(storage: Path, name: str) -> None:
 
 def tune(storage: Path, name: str, **settings: Any) -> None:
     run = RunConfig(storage=storage, name=name)
-    study.study(SMALL, ONE_TRIAL.replace(**settings), PerWorker(), run, StudyDisplay())
+    study.run_study(SMALL, ONE_TRIAL.replace(**settings), PerWorker(), run, StudyDisplay())
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -242,22 +242,22 @@ ON_TWO = {"workers": 1, "device": "cpu", "threads": 2, "arithmetic": "bf16"}
         ([], {}, None),
         ([ON_TWO], {}, None),
         ([{"epoch": 1}], {"threads": 1}, None),  # written before it was recorded
-        ([ON_TWO], {"threads": 1}, "begun with 2 threads, goes on with 1 thread:"),
-        ([{"epoch": 1}, ON_TWO], {"threads": 1}, "begun with 2 threads, goes on with 1 thread:"),
+        ([ON_TWO], {"threads": 1}, "begun with 2 threads, resumed with 1 thread:"),
+        ([{"epoch": 1}, ON_TWO], {"threads": 1}, "begun with 2 threads, resumed with 1 thread:"),
         # Of a run that is resumed again, what it began with counts.
-        ([ON_TWO, {**ON_TWO, "threads": 1}], {"threads": 1}, "begun with 2 threads, goes on"),
+        ([ON_TWO, {**ON_TWO, "threads": 1}], {"threads": 1}, "begun with 2 threads, resumed"),
         ([ON_TWO, {**ON_TWO, "threads": 1}], {"threads": 2}, None),
-        ([{**ON_TWO, "workers": 4}], {"workers": 1}, "begun with 4 workers, goes on with 1 worker"),
+        ([{**ON_TWO, "workers": 4}], {"workers": 1}, "begun with 4 workers, resumed with 1 worker"),
         (
             [ON_TWO],
             {"device": "cuda", "threads": 8, "arithmetic": "bf16"},
-            "begun with device cpu, goes on with device cuda: it will end with other bits than an"
-            " undisturbed run",
+            "begun with device cpu, resumed with device cuda: the weights will differ slightly from"
+            " an undisturbed run's",
         ),
         (
             [ON_TWO],
             {"threads": 4, "arithmetic": "fp32"},
-            "begun with 2 threads and arithmetic bf16, goes on with 4 threads and arithmetic fp32:",
+            "begun with 2 threads and arithmetic bf16, resumed with 4 threads and arithmetic fp32:",
         ),
         ([{**ON_TWO, "device": "cuda"}], {"device": "cuda", "threads": 1}, None),
     ],
