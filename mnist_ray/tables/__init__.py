@@ -54,11 +54,8 @@ from mnist_ray.tables.views import BEST, over_seeds, ranked, render, summary, wh
 
 
 def write_report(folders: Sequence[Place], path: Path) -> Path:
-    """Write a report of the runs in `folders` to the file `path`, and return its full path.
-
-    Raises UserError if a table cannot be read or the file cannot be written; a file that was there
-    then stays as it was.
-    """
+    """Write a report of the runs in `folders` to the file `path`, whole or not at all, and return
+    its full path. Raises UserError if a table cannot be read or the file cannot be written."""
     from mnist_ray.tables import report  # Plotly, pandas and Optuna take seconds to import
 
     return report.write(folders, path)

@@ -42,11 +42,9 @@ def _hardware() -> str:
 
 
 def _commit(package: Path) -> str | None:
-    """Return the commit of mnist_ray's own checkout, or None if the package lies anywhere else.
-
-    In that checkout the package lies at the top, beside the project file that names it. A
-    repository in which somebody installed or copied the package has commits of other things.
-    """
+    """Return the commit of mnist_ray's own checkout, in which the package lies at the top, beside
+    the project file that names it. Return None anywhere else: the commits of a repository in which
+    somebody installed or copied the package say nothing about it."""
 
     def git(*command: str) -> subprocess.CompletedProcess[str]:
         environment = {k: v for k, v in os.environ.items() if k not in OTHER_REPOSITORY}
@@ -58,14 +56,12 @@ def _commit(package: Path) -> str | None:
     try:
         if not re.search(PROJECT, project.read_text(encoding="utf-8"), re.MULTILINE):
             return None
-        top = git("rev-parse", "--show-toplevel")
+        described = git("rev-parse", "--show-toplevel", "--short", "HEAD")
         tracked = git("ls-files", "--error-unmatch", ".")
-        head = git("rev-parse", "--short", "HEAD")
         changed = git("diff", "--quiet", "HEAD", "--", ".")
     except (OSError, UnicodeDecodeError):
         return None
-    if top.returncode or tracked.returncode or head.returncode:
+    top, _, commit = described.stdout.rstrip("\n").rpartition("\n")
+    if described.returncode or tracked.returncode or Path(top).resolve() != package.parent:
         return None
-    if Path(top.stdout.rstrip("\n")).resolve() != package.parent:
-        return None
-    return head.stdout.strip() + "+" * (changed.returncode == 1)
+    return commit + "+" * (changed.returncode == 1)

@@ -32,11 +32,8 @@ def epoch_row(run: str, trial: int, metrics: Row) -> Row:
 
 
 def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
-    """Return the row of the trials table for a trial.
-
-    `config` holds the fields of its recipe and resources, `epochs` its rows of the epochs table,
-    and `known` more columns, which override those made from the other two.
-    """
+    """Return the row of the trials table for a trial. `config` holds the fields of its recipe and
+    resources, `epochs` its rows of the epochs table, and `known` columns that override these."""
     row: Row = dict.fromkeys(TRIAL_COLUMNS) | config
     if epochs:
         final = epochs[-1]
@@ -88,12 +85,9 @@ def _status(config: Row, epochs: Sequence[Row]) -> str:
 
 
 def write(folder: Place, trials: Sequence[Row], epochs: Sequence[Row]) -> None:
-    """Write the trials and the epochs table into `folder`, as Parquet and as CSV; raises ValueError
-    if a row has a key that is no column.
-
-    Each file is replaced whole. The epochs are written first, so whoever reads in between finds the
-    epochs of every trial that is in the trials table.
-    """
+    """Write the trials and the epochs table into `folder`, as Parquet and as CSV, each file whole.
+    Raises ValueError if a row has a key that is no column."""
+    # The epochs first, so that whoever reads in between finds those of every trial in the table.
     for name, rows in ((EPOCHS, epochs), (TRIALS, trials)):
         _check(name, set().union(*rows))
         columns = {each: [row.get(each) for row in rows] for each in SCHEMAS[name].names}
@@ -124,8 +118,7 @@ def as_csv(table: pa.Table) -> bytes:
             table = table.set_column(i, field.name, whole_seconds.cast(pa.timestamp("s")))
     sink = pa.BufferOutputStream()
     csv.write_csv(table, sink)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return bytes(sink.getvalue())
 
 
 def _check(name: str, columns: Iterable[str]) -> None:
@@ -146,8 +139,7 @@ def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     # Without checksums, a bit that flips on the disk silently changes an accuracy.
     parquet.write_table(table, sink, write_page_checksum=True)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return bytes(sink.getvalue())
 
 
 class NoTable(errors.UserError):
@@ -155,11 +147,9 @@ class NoTable(errors.UserError):
 
 
 def read(folder: Place, name: str = TRIALS, needed: Iterable[str] = ()) -> pa.Table:
-    """Read the table `name` of a run's folder, with its columns in the types of the schema.
-
-    A table that an earlier version wrote may lack columns, and have others. Raises NoTable if there
-    is no table, and UserError if it cannot be read or lacks a column of `needed`.
-    """
+    """Read the table `name` of a run's folder, with its columns in the types of the schema. A table
+    of an earlier version may lack columns, and have others. Raises NoTable if there is no table,
+    and UserError if it cannot be read or lacks a column of `needed`."""
     from pyarrow import parquet
 
     path = storage.place("path", folder) / name

@@ -35,10 +35,8 @@ WORKERS = "workers"
 
 def folder_of(run: RunConfig, kind: str) -> Place:
     """Return the folder of a run of `kind` (train or tune); only a run that resumes has it already.
-
-    Raises UserError if another run has the folder, if there is no run to resume, or if the storage
-    cannot be written.
-    """
+    Raises UserError if another run has it, if there is none to resume, or if the storage cannot be
+    written."""
     home = storage.place("storage", run.storage)
     if run.resume and not run.name:
         raise UserError("resume needs the name of the run that is to go on; add --name NAME.")
@@ -98,12 +96,11 @@ def locked(
     resume: bool = False,
     rename: bool = False,
 ) -> Iterator[Place]:
-    """Hold the run's folder for a block, so that no other process works on the run.
+    """Hold the run's folder for a block, so that no other process works on the run. A folder behind
+    a URI has no lock.
 
-    Unless the run resumes, make the folder, with the settings in it. If its name is taken, `rename`
-    adds the next free number to it; without `rename` that raises UserError. A lock keeps other
-    processes out, and a folder that another process has locked raises UserError. A folder behind a
-    URI has no lock.
+    Unless the run resumes, make the folder, with the settings in it. Raises UserError if another
+    process has locked the folder or just took its name; with `rename`, a taken name gets a number.
     """
     if not resume:
         folder = _make(folder, f"{kind}.yaml", settings, rename)
@@ -213,11 +210,8 @@ def checkpoints(folder: Place) -> list[Place]:
 
 
 def prune(run: Place, folders: Iterable[Place], epochs: Sequence[Row]) -> None:
-    """Delete all checkpoints in `folders` but those of the best and of the last epoch, and clear
-    `checkpoint` in the rows of the other epochs.
-
-    `epochs` are the rows of one trial, which name checkpoints by their path in the folder `run`.
-    """
+    """Delete a trial's checkpoints in `folders` but those of the best and of the last epoch, and
+    clear the others' paths, which are relative to the folder `run`, in the rows `epochs`."""
     keep = {row["checkpoint"] for row in kept(epochs)}
     for folder in folders:
         for path in checkpoints(folder):
@@ -235,10 +229,8 @@ def trial_name(number: int) -> str:
 def trial_number(name: str) -> int | None:
     """Return the number of the trial whose folder has this name, or None if no trial's has:
     trial_00012 and trial_00012-2 belong to trial 12, trial_notes to nobody."""
-    match = re.fullmatch(r"trial_([0-9]{5,})(-[0-9]+)?", name)
-    if not match or trial_name(int(match[1])) != f"trial_{match[1]}":
-        return None
-    return int(match[1])
+    match = re.fullmatch(r"trial_([0-9]{5}|[1-9][0-9]{5,})(-[0-9]+)?", name)
+    return int(match[1]) if match else None
 
 
 def trial_numbers(study: Place) -> set[int]:

@@ -39,8 +39,7 @@ TRIAL_COLUMNS = {
         " for a training run",
     ),
     "repeats": Column(
-        WHOLE,
-        "number of the trial whose configuration is trained again; empty for a new configuration",
+        WHOLE, "number of the trial whose configuration is trained again; empty for a new one"
     ),
     "origin": Column(
         TEXT,
@@ -49,8 +48,8 @@ TRIAL_COLUMNS = {
     ),
     "winner": Column(
         FLAG,
-        "true for the best trial of a study, so far or at its end; false for the study's other"
-        " trials; empty for a training run",
+        "true for the best trial of a study, so far or at its end, false for its other trials;"
+        " empty for a training run",
     ),
     "status": Column(
         TEXT,
@@ -59,13 +58,11 @@ TRIAL_COLUMNS = {
     ),
     "scored_on": Column(
         TEXT,
-        "the images that best_ and final_ are measured on after every epoch: holdout, or test if"
-        " no images were held out",
+        "images that best_ and final_ are measured on, after every epoch: holdout, or test if none"
+        " was held out",
     ),
     "best_accuracy": Column(
-        REAL,
-        "highest accuracy after any epoch, 0 to 1; in phase final the accuracy after the last"
-        " epoch",
+        REAL, "highest accuracy after any epoch, 0 to 1; in phase final, after the last epoch"
     ),
     "best_epoch": Column(
         WHOLE, "epoch of best_accuracy, from 1; the later of two epochs with the same accuracy"
@@ -118,9 +115,7 @@ EPOCH_COLUMNS = {
     ),
     "train_accuracy": Column(REAL, "accuracy over the epoch's training images, as trained, 0 to 1"),
     "scored_on": Column(
-        TEXT,
-        "the images that loss and accuracy are measured on: holdout, or test if no images were"
-        " held out",
+        TEXT, "images that loss and accuracy are measured on: holdout, or test if none was held out"
     ),
     "loss": Column(REAL, "mean negative log-likelihood on these images, nats"),
     "accuracy": Column(REAL, "accuracy on these images, 0 to 1"),
@@ -133,8 +128,7 @@ EPOCH_COLUMNS = {
     "workers": Column(WHOLE, "number of workers that trained the epoch, data-parallel"),
     "checkpoint": Column(
         TEXT,
-        "folder of the epoch's checkpoint within the run's folder; only the best and the last"
-        " epoch keep theirs",
+        "folder of the checkpoint within the run's folder; only the best and last epoch keep it",
     ),
 }
 
@@ -144,19 +138,15 @@ PREDICTION_COLUMNS = {
     "guess": Column(WHOLE, "digit that the winner takes it for"),
     "probability": Column(REAL, "probability that the winner gives its guess, 0 to 1"),
     "image": Column(
-        BYTES,
-        "the image's 28 x 28 pixels, row by row, a byte each; empty if the guess is right",
+        BYTES, "the image's 28 x 28 pixels, row by row, a byte each; empty if the guess is right"
     ),
 }
 
 
 def config_columns(config: type[BaseModel]) -> dict[str, Column]:
-    """Return a column for each field of a config class, with the type of the field's annotation and
-    the meaning of its description.
-
-    Raises ValueError if a field is named like a column of the trials table, and TypeError if no
-    column type fits the annotation.
-    """
+    """Return a column for each field of a config class: the type is that of its annotation, the
+    meaning its description. Raises ValueError if a field is named like a column of the trials
+    table, and TypeError if no column type fits its annotation."""
     if taken := sorted(set(config.model_fields) & set(TRIAL_COLUMNS)):
         raise ValueError(
             f"{config.__name__}.{taken[0]} is named like a column of the trials table; rename one"

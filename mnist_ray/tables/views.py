@@ -30,10 +30,8 @@ BEST = "best_accuracy"
 
 def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
     """Return the table sorted by a column: accuracies and speeds from the highest, all others from
-    the lowest. By best accuracy, the last phase of a study comes first, and the first phase last.
-
-    Raises UserError if the table has no column `sort`.
-    """
+    the lowest. By best accuracy, the last phase of a study comes first. Raises UserError if the
+    table has no column `sort`."""
     if sort not in table.column_names:
         raise errors.UserError(
             f"sort is {sort}, but must be a column: {', '.join(table.column_names)}."
@@ -49,18 +47,15 @@ def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
 
 
 def where(table: pa.Table, condition: str) -> pa.Table:
-    """Return the rows for which a condition like `lr > 0.05 and status == "ok"` is true.
-
-    The condition is written in the language of pandas.DataFrame.query. Raises UserError if it
-    cannot be evaluated or is not true or false for each row.
-    """
+    """Return the rows for which a condition like `lr > 0.05 and status == "ok"` is true, in the
+    language of pandas.DataFrame.query; raises UserError if it is no condition on rows."""
     import pandas as pd
 
     rows = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
     try:
         holds = rows.eval(condition)
         if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds):
-            raise ValueError("it is neither true nor false of a row")
+            raise ValueError("it is not true or false for each row")
         return table.filter(pa.array(holds.fillna(False).astype(bool)))
     except Exception as error:  # a bad expression raises many kinds
         reason = " ".join(str(error).split())[:100]
@@ -101,11 +96,9 @@ def over_seeds(table: pa.Table) -> pa.Table:
     columns["n"] = groups["best_accuracy_count"]
     columns["unfinished"] = pc.subtract(groups["count_all"], columns["n"])
     for name in measured:
-        pairs = []
-        for group in groups[f"{name}_list"].to_pylist():
-            ended_in_group = [accuracy for accuracy in group if accuracy is not None]
-            known = bool(ended_in_group)
-            pairs.append(search.mean_and_deviation(ended_in_group) if known else (None, None))
+        lists = groups[f"{name}_list"].to_pylist()
+        known = [[value for value in values if value is not None] for values in lists]
+        pairs = [search.mean_and_deviation(values) if values else (None, None) for values in known]
         columns[name] = pa.array([mean for mean, _ in pairs], pa.float64())
         columns[f"{name}_sd"] = pa.array([deviation for _, deviation in pairs], pa.float64())
     return pa.table({**columns, "train_seconds": groups["train_seconds_mean"]})
