@@ -151,15 +151,15 @@ def _mistakes(predictions: pd.DataFrame) -> Iterator[str]:
     wrong = wrong.sort_values("probability", ascending=False)
     yield page.section(
         "What the winner gets wrong",
-        f"{len(wrong)} of {len(predictions):,} test images. A row is the digit in the image, a"
-        " column the digit that the winner takes it for, and each cell counts images: right ones"
-        " in green, mistakes on orange.",
+        f"It takes {len(wrong)} of {len(predictions):,} test images for another digit. A row is the"
+        " digit in the image, a column the digit that the winner takes it for, and each cell counts"
+        " images: right ones in green, mistakes on orange.",
         figures.confusion(predictions),
     )
     yield page.heading(
         f"Its mistakes, {'all' if len(wrong) <= MOST_MISTAKES else f'the {MOST_MISTAKES} surest'}",
-        "The digit in the image → the digit that the winner takes it for, and the probability that"
-        " it gives this guess, from the highest.",
+        "The digit in the image → the winner's guess, and the probability that it gives this guess."
+        " The surest guess comes first.",
     )
     images = "".join(
         f'<figure><img alt="image {number}" src="data:image/png;base64,{page.png(row.image)}">'
