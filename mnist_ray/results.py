@@ -1,28 +1,39 @@
 """Show what studies and training runs found: `python -m mnist_ray.results [PATH …]`.
 
-Without torch or Ray, so that a table opens at once.
+Imports neither torch nor Ray, so a table opens at once.
 """
+
+from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from mnist_ray import errors, storage, tables, terminal
+from mnist_ray import errors, storage, terminal
 from mnist_ray.config import RunConfig
 from mnist_ray.storage import Place
+
+if TYPE_CHECKING:  # pyarrow takes a tenth of a second to import, and `--help` needs none of it
+    import pyarrow as pa
 
 STORAGE = RunConfig().storage
 
 
 def load(folders: Sequence[Place], name: str) -> dict[Place, pa.Table]:
-    """The table `name` of each run that has rows in it; says on stderr which have none yet. Raises
-    UserError for a folder that is no run's."""
+    """Return the table `name` of each run that has rows in it, by the run's folder, and say on
+    stderr which runs have none yet; raises UserError if a folder is not a run's."""
+    from mnist_ray import tables
+
     found = {}
-    for folder in dict.fromkeys(folders):  # or a run named twice would count twice
-        table = _table(folder, name)
+    for folder in dict.fromkeys(folders):  # a run that is named twice counts once
+        try:
+            table = tables.read(folder, name)
+        except tables.NoTable:
+            if not tables.is_run(folder):
+                raise
+            table = tables.empty(name)  # the run was killed before its first row
         if len(table):
             found[folder] = table
         else:
@@ -30,25 +41,19 @@ def load(folders: Sequence[Place], name: str) -> dict[Place, pa.Table]:
     return found
 
 
-def _table(folder: Place, name: str) -> pa.Table:
-    try:
-        return tables.read(folder, name)
-    except tables.NoTable:
-        if tables.is_run(folder):  # that was killed before its first row
-            return tables.empty(name)
-        raise
-
-
 def main(argv: Sequence[str]) -> None:
+    """Print the table that the flags in `argv` ask for, or write a report."""
     parser = argparse.ArgumentParser(
         prog=terminal.typed("results"), description="Show what studies and training runs found."
     )
-    parser.add_argument("path", nargs="*", help="Folders of runs, or URIs (default: the newest).")
-    parser.add_argument("--top", type=int, metavar="N", help="Only the first N rows, at least 1.")
+    parser.add_argument(
+        "path", nargs="*", help="Folders of runs, or URIs (default: the newest run)."
+    )
+    parser.add_argument("--top", type=int, metavar="N", help="Show the first N rows only.")
     parser.add_argument(
         "--sort",
         metavar="COLUMN",
-        help=f"Sort by (default: {tables.BEST}; with --epochs, as they were trained).",
+        help="Sort by this column (default: best_accuracy; with --epochs, as trained).",
     )
     parser.add_argument(
         "--format",
@@ -57,25 +62,29 @@ def main(argv: Sequence[str]) -> None:
         help="csv and json have all columns (default: table).",
     )
     parser.add_argument(
-        "--where", metavar="CONDITION", help="Only rows for which it holds, like 'lr > 0.05'."
+        "--where", metavar="CONDITION", help="Show rows for which it holds only, like 'lr > 0.05'."
     )
     parser.add_argument(
         "--over-seeds",
         action="store_true",
-        help="One row for trials that differ in their seed only and came to their end: mean,"
-        " standard deviation, n.",
+        help="Show one row for all trials that differ in their seed only: mean, standard deviation"
+        " and number (n) of those that trained all their epochs.",
     )
-    parser.add_argument("--epochs", action="store_true", help="A row per trial and epoch.")
+    parser.add_argument("--epochs", action="store_true", help="Show a row per trial and epoch.")
     parser.add_argument(
         "--storage",
         metavar="DIR|URI",
         help=f"Where to look for the newest run (default: {STORAGE}).",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="Write a page of pictures (HTML) instead."
+        "--report", type=Path, metavar="FILE", help="Write a page of figures (HTML) instead."
     )
-    parser.add_argument("--verbose", action="store_true", help="Tracebacks.")
+    parser.add_argument("--verbose", action="store_true", help="Show the traceback of an error.")
     args = parser.parse_args(argv)
+    import pyarrow as pa
+
+    from mnist_ray import tables
+
     if args.top is not None and args.top < 1:
         raise errors.UserError(f"top is {args.top}, but must be at least 1.")
     if args.path and args.storage is not None:
@@ -103,10 +112,9 @@ def main(argv: Sequence[str]) -> None:
         table = tables.where(table, args.where)
     if args.over_seeds:
         table = tables.over_seeds(table)
-    if args.sort is None and not args.epochs:
-        table = tables.ranked(table)
-    elif args.sort is not None:
-        table = tables.ranked(table, args.sort)
+    sort = tables.BEST if args.sort is None and not args.epochs else args.sort
+    if sort is not None:
+        table = tables.ranked(table, sort)
     if args.top:
         table = table.slice(0, min(args.top, len(table)))
     if args.format in ("table", "markdown") and not len(table):
@@ -115,8 +123,8 @@ def main(argv: Sequence[str]) -> None:
         return
     if args.format in ("table", "markdown"):
         table = table if args.epochs else tables.summary(table)
-        full = [name for name in table.column_names if table[name].null_count < len(table)]
-        table = table.select(full)
+        with_values = [name for name in table.column_names if table[name].null_count < len(table)]
+        table = table.select(with_values)
         print(f"{', '.join(str(folder) for folder in found)}\n", file=sys.stderr)
     print(tables.render(table, args.format))
 

@@ -1,7 +1,7 @@
-"""What came out: rows, tables, their views, the report, and where they lie in a run's folder.
+"""The results: the rows and tables of a run, their views, the report, and the run's folder.
 
-Never imports torch or Ray, so that a table opens at once; Plotly, pandas and Optuna only for a
-report.
+Never imports torch or Ray, so a table opens at once. Plotly and Optuna are imported for a report,
+pandas for a report or a condition on rows.
 """
 
 from collections.abc import Sequence
@@ -55,8 +55,8 @@ from mnist_ray.tables.views import BEST, over_seeds, ranked, render, summary, wh
 
 
 def write_report(folders: Sequence[Place], path: Path) -> Path:
-    """Write the report of the runs in `folders` to `path`, whole or not at all, and return the full
-    path. Raises UserError where a table cannot be read or the file cannot be written."""
+    """Write a report of the runs in `folders` to the file `path`, whole or not at all, and return
+    its full path. Raises UserError if a table cannot be read or the file cannot be written."""
     from mnist_ray.tables import report  # Plotly, pandas and Optuna take seconds to import
 
     return report.write(folders, path)

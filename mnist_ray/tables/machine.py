@@ -1,4 +1,4 @@
-"""Where a run was made: the machine, the versions, the commit of mnist_ray's own checkout."""
+"""The machine, the versions and the commit that a run was made with."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from mnist_ray.tables.schema import Row
 
 
 def provenance() -> Row:
-    """The columns that say where a run was made."""
+    """Return the columns of the trials table that say with what a run was made."""
     row: Row = {
         "hardware": _hardware(),
         "python": platform.python_version(),
@@ -27,28 +27,27 @@ def provenance() -> Row:
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PROJECT = r"""^name *= *["']mnist[-_.]ray["']"""
-"""A line of mnist_ray's pyproject.toml."""
+"""The line of pyproject.toml that tells mnist_ray's project from another one."""
 OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
-"""Variables by which git, within one of its hooks, names the repository that the hook is of."""
+"""Variables that git sets inside a hook, and that would point our git commands at the repository of
+the hook."""
 
 
 def _hardware() -> str:
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
+    cpuinfo = Path("/proc/cpuinfo")  # Linux only
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
+    name = model[1].strip() if model else platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
 
 
 def _commit(package: Path) -> str | None:
-    """The commit of mnist_ray's own checkout: a repository with this package at its top, and the
-    project file that names it. One that it is installed in or copied into has other commits."""
+    """Return the commit of mnist_ray's own checkout, in which the package lies at the top, beside
+    the project file that names it. Return None anywhere else: the commits of a repository in which
+    somebody installed or copied the package say nothing about it."""
 
     def git(*command: str) -> subprocess.CompletedProcess[str]:
-        environment = {name: v for name, v in os.environ.items() if name not in OTHER_REPOSITORY}
+        environment = {k: v for k, v in os.environ.items() if k not in OTHER_REPOSITORY}
         return subprocess.run(
             ["git", "-C", str(package), *command], capture_output=True, text=True, env=environment
         )
@@ -57,14 +56,12 @@ def _commit(package: Path) -> str | None:
     try:
         if not re.search(PROJECT, project.read_text(encoding="utf-8"), re.MULTILINE):
             return None
-        top = git("rev-parse", "--show-toplevel")
+        described = git("rev-parse", "--show-toplevel", "--short", "HEAD")
         tracked = git("ls-files", "--error-unmatch", ".")
-        head = git("rev-parse", "--short", "HEAD")
         changed = git("diff", "--quiet", "HEAD", "--", ".")
     except (OSError, UnicodeDecodeError):
         return None
-    if top.returncode or tracked.returncode or head.returncode:
+    top, _, commit = described.stdout.rstrip("\n").rpartition("\n")
+    if described.returncode or tracked.returncode or Path(top).resolve() != package.parent:
         return None
-    if Path(top.stdout.rstrip("\n")).resolve() != package.parent:
-        return None
-    return head.stdout.strip() + "+" * (changed.returncode == 1)
+    return commit + "+" * (changed.returncode == 1)

@@ -1,8 +1,9 @@
-"""The page that a report is: its style, its script, and the pieces that it is made of."""
+"""The report as an HTML page: its style, its script, and the pieces that it is made of."""
 
 import base64
 import struct
 import zlib
+from collections.abc import Mapping
 from html import escape
 
 import plotly.graph_objects as go
@@ -43,13 +44,13 @@ function paint() {
       change[key + '.gridcolor'] = css('--line'); change[key + '.linecolor'] = css('--line');
     }
     Plotly.relayout(plot, change);
-    // It was drawn before the page had its layout.
+    // Plotly drew the figure before the page had its layout.
     if (!document.body.classList.contains('printing')) Plotly.Plots.resize(plot);
   }
 }
 paint();
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', paint);
-// Plotly knows neither paper nor its width: its figures would keep those of the screen.
+// Without this, the figures would keep the colours and the width that they have on the screen.
 addEventListener('beforeprint', () => {
   document.body.classList.add('printing');
   for (const plot of plots()) Plotly.relayout(plot, {width: plot.parentNode.clientWidth});
@@ -64,7 +65,7 @@ addEventListener('afterprint', () => {
 
 
 def document(title: str, body: str) -> str:
-    """The whole page, as HTML, with all that it needs in it."""
+    """Return the page as HTML. Plotly's script is in it, so it needs nothing from outside."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -74,19 +75,29 @@ def document(title: str, body: str) -> str:
     )
 
 
-def section(title: str, caption: str, *plots: go.Figure | None, always: bool = False) -> str:
-    """A heading, a caption and plots; empty without a plot, unless it is `always` there."""
-    shown = [_plot(plot) for plot in plots if plot is not None]
-    if not shown and not always:
+def heading(title: str, caption: str) -> str:
+    """Return the heading of a section, and a paragraph that says what the section shows."""
+    return f'<h2>{escape(title)}</h2><p class="caption">{escape(caption)}</p>'
+
+
+def section(title: str, caption: str, *figures: go.Figure | None) -> str:
+    """Return a section with those of `figures` that are not None; empty if all are."""
+    shown = [_html(figure) for figure in figures if figure is not None]
+    if not shown:
         return ""
-    inside = f'<div class="fields">{"".join(shown)}</div>' if len(shown) > 1 else "".join(shown)
-    return (
-        f'<section><h2>{escape(title)}</h2><p class="caption">{escape(caption)}</p>{inside}'
-        "</section>"
+    inside = f'<div class="fields">{"".join(shown)}</div>' if len(shown) > 1 else shown[0]
+    return f"<section>{heading(title, caption)}{inside}</section>"
+
+
+def definitions(texts: Mapping[str, str]) -> str:
+    """Return a list of names, each with the text that belongs to it."""
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in texts.items()
     )
+    return f"<dl>{rows}</dl>"
 
 
-def _plot(figure: go.Figure) -> str:
+def _html(figure: go.Figure) -> str:
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
@@ -109,7 +120,7 @@ def _plot(figure: go.Figure) -> str:
 
 
 def png(pixels: bytes) -> str:
-    """28 x 28 grey pixels as a PNG in base64 (RFC 2083): dark ink on white."""
+    """Return the 28 x 28 grey pixels of a digit as a PNG in base64 (RFC 2083), dark on white."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = zlib.crc32(kind + content)
@@ -118,10 +129,10 @@ def png(pixels: bytes) -> str:
     inverted = bytes(255 - pixel for pixel in pixels)
     rows = b"".join(b"\0" + inverted[28 * i : 28 * (i + 1)] for i in range(28))
     header = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
-    whole = (
+    file = (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
-    return base64.b64encode(whole).decode()
+    return base64.b64encode(file).decode()

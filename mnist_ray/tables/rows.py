@@ -1,13 +1,10 @@
-"""Rows of the results tables: made, written and read back. Parquet in and out through pyarrow."""
+"""Make the rows of the results tables, write them as Parquet and CSV, and read them back."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from mnist_ray import errors, storage
 from mnist_ray.search import Phase, Status
@@ -27,39 +24,37 @@ from mnist_ray.tables.schema import (
 
 
 def epoch_row(run: str, trial: int, metrics: Row) -> Row:
-    """A row of the epochs table, from what the engine reported, and from nothing else: raises
-    ValueError for a metric that no column names."""
+    """Return the row of the epochs table for the metrics that the engine reported of an epoch;
+    raises ValueError if a metric has no column."""
     row = {name: value for name, value in metrics.items() if name not in CONTROL_METRICS}
     _check(EPOCHS, row)
     return {"run": run, "trial": trial, **row}
 
 
 def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
-    """A row of the trials table, from the fields of a trial's recipe and resources, and its rows
-    of the epochs table.
-
-    `known` fills what these do not say, and wins over what they do.
-    """
+    """Return the row of the trials table for a trial. `config` holds the fields of its recipe and
+    resources, `epochs` its rows of the epochs table, and `known` columns that override these."""
     row: Row = dict.fromkeys(TRIAL_COLUMNS) | config
     if epochs:
         final = epochs[-1]
-        of_test = final["scored_on"] == "test"
-        # Of the final runs no epoch is picked by the test set.
+        on_test_set = final["scored_on"] == "test"
+        # A final run must not pick its epoch by the test set.
         best = final if known.get("phase") == Phase.FINAL else best_epoch(epochs)
+        status = _status(config, epochs)
         train_seconds = sum(epoch["train_seconds"] for epoch in epochs)
         images = sum(epoch["images_per_second"] * epoch["train_seconds"] for epoch in epochs)
         row |= {
-            "status": _status(config, epochs),
+            "status": status,
             "scored_on": final["scored_on"],
             "best_accuracy": best["accuracy"],
             "best_epoch": best["epoch"],
             "best_loss": best["loss"],
             "final_accuracy": final["accuracy"],
             "final_loss": final["loss"],
-            "test_accuracy": final["accuracy"] if of_test else None,
-            "test_loss": final["loss"] if of_test else None,
+            "test_accuracy": final["accuracy"] if on_test_set else None,
+            "test_loss": final["loss"] if on_test_set else None,
             "epochs_trained": len(epochs),
-            "rung": epochs[-1]["epoch"] if _status(config, epochs) == Status.STOPPED else None,
+            "rung": final["epoch"] if status == Status.STOPPED else None,
             "train_seconds": train_seconds,
             "images_per_second": images / train_seconds,
             "arithmetic": final.get("arithmetic"),
@@ -68,17 +63,18 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
 
 
 def seconds(epochs: Sequence[Row]) -> float:
-    """That these epochs took, by themselves."""
+    """Return the seconds that training and scoring took in these epochs."""
     return float(sum(epoch["train_seconds"] + epoch["score_seconds"] for epoch in epochs))
 
 
 def kept(epochs: Sequence[Row]) -> list[Row]:
-    """The epochs whose checkpoints are kept: the best and the last."""
+    """Return the epochs whose checkpoints are kept: the best and the last."""
     return [best_epoch(epochs), epochs[-1]] if epochs else []
 
 
 def best_epoch(epochs: Sequence[Row]) -> Row:
-    """The epoch of the highest accuracy, the later of two equal ones: the one Ray keeps as best."""
+    """Return the epoch with the highest accuracy. Of two equal epochs it is the later one, which is
+    also the one whose checkpoint Ray keeps as best."""
     return max(epochs, key=lambda epoch: (epoch["accuracy"], epoch["epoch"]))
 
 
@@ -89,38 +85,40 @@ def _status(config: Row, epochs: Sequence[Row]) -> str:
 
 
 def write(folder: Place, trials: Sequence[Row], epochs: Sequence[Row]) -> None:
-    """Write both tables into `folder`, as Parquet and as CSV, each file replaced whole. The epochs
-    go first, so that those of every trial in the one table are in the other."""
+    """Write the trials and the epochs table into `folder`, as Parquet and as CSV, each file whole.
+    Raises ValueError if a row has a key that is no column."""
+    # The epochs first, so that whoever reads in between finds those of every trial in the table.
     for name, rows in ((EPOCHS, epochs), (TRIALS, trials)):
         _check(name, set().union(*rows))
         columns = {each: [row.get(each) for row in rows] for each in SCHEMAS[name].names}
         table = _table(name, columns)
         storage.write(folder / name, _parquet(table))
-        storage.write(folder / name.replace(".parquet", ".csv"), csv(table))
+        storage.write(folder / name.replace(".parquet", ".csv"), as_csv(table))
 
 
 def write_predictions(folder: Place, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write the winner's predictions, as the columns that PREDICTION_COLUMNS names."""
+    """Write the winner's predictions into `folder`; `columns` are PREDICTION_COLUMNS by name."""
     _check(PREDICTIONS, columns)
     storage.write(folder / PREDICTIONS, _parquet(_table(PREDICTIONS, columns)))
 
 
 def empty(name: str) -> pa.Table:
-    """A table without rows."""
+    """Return the table `name` without rows."""
     return SCHEMAS[name].empty_table()
 
 
-def csv(table: pa.Table) -> bytes:
-    """A table as CSV: floats in as many digits as they need, and times in UTC to the second, like
-    2026-11-26 22:57:45, because spreadsheets take finer ones for text."""
+def as_csv(table: pa.Table) -> bytes:
+    """Return a table as CSV: floats with all their digits, times in UTC to the second, like
+    2026-11-26 22:57:45, because a spreadsheet reads a finer time as text."""
+    from pyarrow import csv  # like Parquet and compute below: `--help` needs none of them
+
     for i, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
-            seconds = table[i].cast(pa.timestamp("s", tz=field.type.tz), safe=False)
-            table = table.set_column(i, field.name, seconds.cast(pa.timestamp("s")))
+            whole_seconds = table[i].cast(pa.timestamp("s", tz=field.type.tz), safe=False)
+            table = table.set_column(i, field.name, whole_seconds.cast(pa.timestamp("s")))
     sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(table, sink)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    csv.write_csv(table, sink)
+    return bytes(sink.getvalue())
 
 
 def _check(name: str, columns: Iterable[str]) -> None:
@@ -136,23 +134,24 @@ def _table(name: str, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
 
 
 def _parquet(table: pa.Table) -> bytes:
+    from pyarrow import parquet
+
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, write_page_checksum=True)  # or a flipped bit is another accuracy
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    # Without checksums, a bit that flips on the disk silently changes an accuracy.
+    parquet.write_table(table, sink, write_page_checksum=True)
+    return bytes(sink.getvalue())
 
 
 class NoTable(errors.UserError):
-    """There is no such table in the folder."""
+    """A folder does not hold the table that was asked for."""
 
 
 def read(folder: Place, name: str = TRIALS, needed: Iterable[str] = ()) -> pa.Table:
-    """A table of a run's folder, in the types of its columns. One of an earlier version may lack
-    columns and have others.
+    """Read the table `name` of a run's folder, with its columns in the types of the schema. A table
+    of an earlier version may lack columns, and have others. Raises NoTable if there is no table,
+    and UserError if it cannot be read or lacks a column of `needed`."""
+    from pyarrow import parquet
 
-    Raises NoTable where there is none, and UserError for one that cannot be read, or lacks a column
-    that is `needed`.
-    """
     path = storage.place("path", folder) / name
     try:
         content = pa.BufferReader(path.read_bytes())
@@ -161,13 +160,13 @@ def read(folder: Place, name: str = TRIALS, needed: Iterable[str] = ()) -> pa.Ta
     except OSError as error:
         raise errors.UserError(f"path {path} cannot be read: {errors.reason(error)}.") from None
     try:
-        # Not pq.read_table, one of whose threads may let go of the bytes as Python ends, and then
-        # the process aborts.
-        file = pq.ParquetFile(content, page_checksum_verification=True)
+        # parquet.read_table has threads, and one may release the bytes while Python shuts down,
+        # which aborts the process.
+        file = parquet.ParquetFile(content, page_checksum_verification=True)
         table = file.read(use_threads=False)
         table.validate(full=True)
         present = set(table.column_names)
-    except Exception as error:  # whatever a reader of damaged bytes raises
+    except Exception as error:  # damaged bytes raise many kinds
         reason = str(error).splitlines() or [type(error).__name__]
         raise errors.UserError(f"path {path} cannot be read: {reason[0]}") from None
     always = PREDICTION_COLUMNS if name == PREDICTIONS else ("run", "trial")
@@ -180,18 +179,19 @@ def read(folder: Place, name: str = TRIALS, needed: Iterable[str] = ()) -> pa.Ta
             f"path {path} was written by another version of mnist_ray: it has no column"
             f" {missing[0]}."
         )
-    return _typed(_of_now(table) if name == EPOCHS else table, name, path)
+    return _typed(_upgraded(table) if name == EPOCHS else table, name, path)
 
 
-def _of_now(table: pa.Table) -> pa.Table:
-    """A table of epochs with the columns of this version: before 0.2.0 the held-out images and the
-    test images had columns of their own."""
+def _upgraded(table: pa.Table) -> pa.Table:
+    """Return an epochs table with the columns of this version. Before 0.2.0 it had separate columns
+    for the held-out and the test images."""
+    import pyarrow.compute as pc
+
     if "accuracy" in table.column_names or "train_accuracy" not in table.column_names:
         return table
-    empty_column = pa.nulls(len(table), REAL)
 
     def old(name: str) -> pa.ChunkedArray:
-        return table[name].cast(REAL) if name in table.column_names else empty_column
+        return table[name].cast(REAL) if name in table.column_names else pa.nulls(len(table), REAL)
 
     held_out = pc.is_valid(old("holdout_accuracy"))
     new = {"scored_on": pc.if_else(held_out, "holdout", "test")}
@@ -200,13 +200,13 @@ def _of_now(table: pa.Table) -> pa.Table:
     at = table.column_names.index("train_accuracy") + 1
     for offset, (name, values) in enumerate(new.items()):
         table = table.add_column(at + offset, name, values)
-    gone = [f"{whose}_{name}" for whose in ("holdout", "test") for name in ("loss", "accuracy")]
-    return table.drop_columns([name for name in gone if name in table.column_names])
+    replaced = {"holdout_loss", "holdout_accuracy", "test_loss", "test_accuracy"}
+    return table.select([name for name in table.column_names if name not in replaced])
 
 
 def _typed(table: pa.Table, name: str, path: Place) -> pa.Table:
-    """The table in the types of its columns: in those of an earlier version, a column without any
-    value had none."""
+    """Return the table with its columns in the types of the schema. Tables of earlier versions have
+    no type for a column without a value."""
     for i, field in enumerate(table.schema):
         if field.name in COLUMNS[name]:
             wanted = COLUMNS[name][field.name].type
@@ -221,7 +221,8 @@ def _typed(table: pa.Table, name: str, path: Place) -> pa.Table:
 
 
 def newest_run(home: str) -> Place:
-    """The run whose tables were written last; raises UserError if there is none."""
+    """Return the folder of the run in `home` whose tables were written last; raises UserError if
+    there is none."""
     tables: list[Place] = list(storage.place("storage", home).glob(f"*/{TRIALS}"))
     if not tables:
         raise errors.UserError(f"storage {home} holds no results yet; name a run's folder.")

@@ -1,4 +1,4 @@
-"""The folder that a run fills: its name, what the run began with, and who is at it now."""
+"""The folder of a run: its name, its recorded settings, its lock, and its trials' folders."""
 
 import errno
 import fcntl
@@ -30,12 +30,13 @@ BEST_RECIPE = "best.yaml"
 """The file of a study's winning recipe."""
 
 WORKERS = "workers"
-"""The folder within a study's of what its trials' own workers save."""
+"""The folder, inside a study's, in which the workers of its trials save checkpoints."""
 
 
 def folder_of(run: RunConfig, kind: str) -> Place:
-    """The folder that this run of `kind` (train or tune) will fill, or goes on filling; raises
-    UserError if it is another run's, or if there is none to go on with."""
+    """Return the folder of a run of `kind` (train or tune); only a run that resumes has it already.
+    Raises UserError if another run has it, if there is none to resume, or if the storage cannot be
+    written."""
     home = storage.place("storage", run.storage)
     if run.resume and not run.name:
         raise UserError("resume needs the name of the run that is to go on; add --name NAME.")
@@ -67,23 +68,23 @@ def _unusable(home: object, why: str) -> UserError:
 
 
 def recorded_settings(run: RunConfig, kind: str) -> dict[str, Any]:
-    """What the run that is to go on began with; raises UserError."""
+    """Return the settings that the run to resume began with; raises UserError."""
     return read_yaml(folder_of(run, kind) / f"{kind}.yaml")
 
 
 def space(folder: Place) -> dict[str, search.Dimension]:
-    """The search space of the study in this folder, as the study wrote it down; empty where there
-    is none."""
+    """Return the search space that the study in this folder wrote down; empty if the folder is not
+    a study's."""
     if not (folder / "tune.yaml").is_file():
         return {}
-    began = read_yaml(folder / "tune.yaml")
-    known = TuneConfig(search=began.get("search", "random"), space=began.get("space") or {})
-    texts = search.space_of(known)
+    recorded = read_yaml(folder / "tune.yaml")
+    tuning = TuneConfig(search=recorded.get("search", "random"), space=recorded.get("space") or {})
+    texts = search.space_of(tuning)
     return {name: search.read_dimension(name, text) for name, text in texts.items()}
 
 
 def is_run(folder: Place) -> bool:
-    """Whether a run has begun in this folder."""
+    """Return whether a run has begun in this folder."""
     return any((folder / f"{kind}.yaml").is_file() for kind in ("train", "tune"))
 
 
@@ -95,11 +96,11 @@ def locked(
     resume: bool = False,
     rename: bool = False,
 ) -> Iterator[Place]:
-    """Give the run's folder, which is there inside, holds its settings, and is no other process's,
-    which can be seen of a folder of this machine. Without `resume` it is made; where its name is
-    taken and `rename` is set, as for a name that no one chose, it has the next that is free.
+    """Hold the run's folder for a block, so that no other process works on the run. A folder behind
+    a URI has no lock.
 
-    Raises UserError where another process is at this run, or has just taken its name.
+    Unless the run resumes, make the folder, with the settings in it. Raises UserError if another
+    process has locked the folder or just took its name; with `rename`, a taken name gets a number.
     """
     if not resume:
         folder = _make(folder, f"{kind}.yaml", settings, rename)
@@ -108,12 +109,13 @@ def locked(
         yield folder
         return
     try:
-        lock = recorded.open("r+", encoding="utf-8")  # NFS locks no file that is only read
+        lock = recorded.open("r+", encoding="utf-8")  # NFS only locks files open for writing
     except OSError as error:
         raise UserError(f"{recorded} cannot be opened: {reason(error)}.") from None
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however
+            # The lock ends with the process, however the process ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in LOCKED:
                 raise UserError(f"name {folder.name} is being run by another process.") from None
@@ -123,12 +125,14 @@ def locked(
 
 
 LOCKED = (errno.EAGAIN, errno.EACCES)
+"""The errors of a file system in which another process has locked the file."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""What a file system says that another process has locked the file, and that it has no locks."""
+"""The errors of a file system that has no locks."""
 
 
 def _make(folder: Place, name: str, settings: Mapping[str, Any], rename: bool) -> Place:
-    """The folder with its settings, or none: a kill in between leaves nothing under its name."""
+    """Make a folder with a file `name` that holds the settings, and return the folder. If it exists
+    already, `rename` tries the next numbers."""
     content = yaml.safe_dump(dict(settings), sort_keys=False).encode()
     wanted = folder
     for number in itertools.count(2):
@@ -140,11 +144,12 @@ def _make(folder: Place, name: str, settings: Mapping[str, Any], rename: bool) -
         if not rename:
             raise UserError(f"name {folder.name} was just taken. Choose another --name.")
         folder = wanted.parent / f"{wanted.name}-{number}"
-    raise AssertionError  # numbers do not end
+    raise AssertionError  # count() does not end
 
 
 def _make_new(folder: Place, name: str, content: bytes) -> bool:
-    """Make the folder with a file in it, or nothing, where there is a folder already."""
+    """Make the folder with a file in it, and return True; return False if the folder exists. A kill
+    in between leaves no folder of this name."""
     if not isinstance(folder, Path):
         return _put_new(folder, name, content)
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
@@ -161,12 +166,12 @@ def _make_new(folder: Place, name: str, content: bytes) -> bool:
 
 
 def _put_new(folder: Place, name: str, content: bytes) -> bool:
-    """The same in a bucket, where pyarrow writes no file on the condition that there is none: each
-    process first writes that it wants the name, and of several at once none gets it."""
+    """Do the same in a bucket, where pyarrow cannot write a file only if there is none. So each
+    process first writes a file that claims the name. If several claim it at once, none gets it."""
     claim = folder / f"{name}.claim-{uuid.uuid4()}"
     storage.write(claim, b"")
     try:
-        # In this order: who had the name wrote the settings before it took back its claim.
+        # Look for claims first: whoever has the name wrote the settings, then removed its claim.
         if len(list(folder.glob(f"{name}.claim-*"))) > 1 or (folder / name).exists():
             return False
         storage.write(folder / name, content)
@@ -181,13 +186,12 @@ def resume_flags(
     now: Mapping[str, Any] = NOTHING,
     recorded: Mapping[str, Any] = NOTHING,
 ) -> list[str]:
-    """Return the flags that go on with the run in `folder`, with those of its settings `now` that
-    are not the `recorded` ones."""
-    usual = {name: field.default for name, field in RunConfig.model_fields.items()}
-    given = {name: getattr(run, name) for name in ("storage", "data_dir", "max_failures")}
-    changed = {name: value for name, value in given.items() if value != usual[name]}
+    """Return the flags that resume the run in `folder`: its name, the fields of `run` that are not
+    the defaults, and the settings `now` that differ from the `recorded` ones."""
+    kept_fields = {"storage", "data_dir", "max_failures"}
+    changed = run.model_dump(include=kept_fields, exclude_defaults=True)
     changed |= {name: value for name, value in now.items() if value != recorded.get(name, value)}
-    if {"num_workers", "min_workers"} & set(changed):  # they are a range only together
+    if {"num_workers", "min_workers"} & set(changed):  # only both together are a range
         changed |= {name: now[name] for name in ("num_workers", "min_workers")}
     words = ["--resume", "--name", folder.name]
     for name, value in changed.items():
@@ -205,14 +209,14 @@ def checkpoint_name(epoch: int) -> str:
 
 
 def checkpoints(folder: Place) -> list[Place]:
-    """Return what may be checkpoints in the folder of a run or a trial, as Ray names them. What
-    somebody put there, like checkpoint_best, is not among them, and so is never deleted."""
+    """Return the checkpoints in the folder of a run or a trial. They have the names that Ray gives:
+    what somebody else put there, like checkpoint_best, is not among them and is never deleted."""
     return list(folder.glob("checkpoint_[0-9]*"))
 
 
 def prune(run: Place, folders: Iterable[Place], epochs: Sequence[Row]) -> None:
-    """Delete the checkpoints in `folders` of a run but those of its best and of its last epoch, as
-    the rows of the epochs table name them."""
+    """Delete a trial's checkpoints in `folders` but those of the best and of the last epoch, and
+    clear the others' paths, which are relative to the folder `run`, in the rows `epochs`."""
     keep = {row["checkpoint"] for row in kept(epochs)}
     for folder in folders:
         for path in checkpoints(folder):
@@ -228,33 +232,31 @@ def trial_name(number: int) -> str:
 
 
 def trial_number(name: str) -> int | None:
-    """Return the number of the trial that a folder of this name belongs to, or None if it belongs
-    to none: trial_00012 and trial_00012-2 are of trial 12, trial_notes is somebody's own."""
-    match = re.fullmatch(r"trial_([0-9]{5,})(-[0-9]+)?", name)
-    if not match or trial_name(int(match[1])) != f"trial_{match[1]}":
-        return None
-    return int(match[1])
+    """Return the number of the trial whose folder has this name, or None if no trial's has:
+    trial_00012 and trial_00012-2 belong to trial 12, trial_notes to nobody."""
+    match = re.fullmatch(r"trial_([0-9]{5}|[1-9][0-9]{5,})(-[0-9]+)?", name)
+    return int(match[1]) if match else None
 
 
 def trial_numbers(study: Place) -> set[int]:
-    """Return the numbers of the trials that a study's folder has folders of."""
+    """Return the numbers of the trials that have a folder in the study's."""
     found = (trial_number(path.name) for path in _in_both(study, "trial_*"))
     return {number for number in found if number is not None}
 
 
 def trial_folders(study: Place, number: int) -> list[Place]:
-    """Return the folders in which a trial of a study keeps its checkpoints: one for each time that
-    the study was begun or gone on with, and one of the trial's workers."""
+    """Return the folders in which a trial of a study keeps its checkpoints: one for each time the
+    study started or resumed, and one for the trial's workers."""
     places = _in_both(study, f"{trial_name(number)}*")
     return [path for path in places if trial_number(path.name) == number and path.is_dir()]
 
 
 def new_trial_folder(study: Place, number: int) -> str:
-    """Name a folder for a trial that is not there yet, beside those from before an interruption."""
+    """Return a name for a trial's new folder that no earlier folder of the trial has."""
     name = trial_name(number)
     taken = {path.name for path in study.glob(f"{name}*")}
-    again = (f"{name}-{count}" for count in itertools.count(1))
-    return next(each for each in itertools.chain([name], again) if each not in taken)
+    numbered = (f"{name}-{count}" for count in itertools.count(1))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)
 
 
 def _in_both(study: Place, pattern: str) -> list[Place]:

@@ -1,17 +1,14 @@
-"""Views of the results tables: rows chosen, sorted, summed up over seeds and shown. Neither torch
-nor Ray is imported.
-"""
+"""Views of the results tables: filtered, sorted, averaged over seeds, and written as text."""
 
 import json
 import math
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mnist_ray import errors, search
 from mnist_ray.search import Phase, Status
-from mnist_ray.tables.rows import csv as as_csv
+from mnist_ray.tables.rows import as_csv
 from mnist_ray.tables.schema import TRIAL_COLUMNS
 
 SUMMARY = (
@@ -25,16 +22,16 @@ SUMMARY = (
     "epochs_trained",
     "train_seconds",
 )
-"""What a terminal shows, with the config fields that differ: a study of three of them fits in 80
-characters. csv and json have all columns."""
-
+"""The columns that a terminal shows, beside the config fields that differ between the rows. With
+three such fields the table fits in 80 characters. csv and json have all columns."""
 
 BEST = "best_accuracy"
 
 
 def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
-    """Sorted by a column: accuracies and speed from the highest, all else from the lowest. By best
-    accuracy, a study's phases come one after the other, the last one first."""
+    """Return the table sorted by a column: accuracies and speeds from the highest, all others from
+    the lowest. By best accuracy, the last phase of a study comes first. Raises UserError if the
+    table has no column `sort`."""
     if sort not in table.column_names:
         raise errors.UserError(
             f"sort is {sort}, but must be a column: {', '.join(table.column_names)}."
@@ -42,27 +39,25 @@ def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
     downwards = sort.endswith(("accuracy", "_per_second"))
     order = [(sort, "descending" if downwards else "ascending")]
     if sort == BEST and "phase" in table.column_names:
-        # Accuracies of different phases are not of the same images or number of epochs.
-        phase = pc.index_in(
-            table["phase"].cast(pa.string()),
-            pa.array([*reversed(Phase)]),
-        )
-        return table.append_column("_", phase).sort_by([("_", "ascending"), *order]).drop(["_"])
+        # Phases differ in images or epochs, and so their accuracies cannot be compared.
+        places = {phase: place for place, phase in enumerate(reversed(Phase))}
+        place = pa.array([places.get(phase) for phase in table["phase"].to_pylist()], pa.int64())
+        return table.append_column("_", place).sort_by([("_", "ascending"), *order]).drop(["_"])
     return table.sort_by(order)
 
 
 def where(table: pa.Table, condition: str) -> pa.Table:
-    """The rows for which a condition like `lr > 0.05 and status == "ok"` holds, in the language of
-    pandas.DataFrame.query; raises UserError."""
+    """Return the rows for which a condition like `lr > 0.05 and status == "ok"` is true, in the
+    language of pandas.DataFrame.query; raises UserError if it is no condition on rows."""
     import pandas as pd
 
     rows = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
     try:
         holds = rows.eval(condition)
         if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds):
-            raise ValueError("it is neither true nor false of a row")
+            raise ValueError("it is not true or false for each row")
         return table.filter(pa.array(holds.fillna(False).astype(bool)))
-    except Exception as error:  # whatever a parser of Python expressions raises
+    except Exception as error:  # a bad expression raises many kinds
         reason = " ".join(str(error).split())[:100]
         raise errors.UserError(
             f"where is {condition!r}, but must be a condition on columns, like 'lr > 0.05 and"
@@ -71,15 +66,19 @@ def where(table: pa.Table, condition: str) -> pa.Table:
 
 
 ALIKE = ("phase", "arithmetic")
-"""What trials over whose seeds a mean is taken have in common besides their config: a trial of the
-search that was chosen for its accuracy says nothing of its configuration's."""
+"""The columns that a mean over seeds never mixes. A trial of the search was picked because its
+accuracy is high, so in a mean with the runs that confirm it, it would be too optimistic."""
 
 
 def over_seeds(table: pa.Table) -> pa.Table:
-    """A row for all trials that differ in nothing but their seed: how many came to their end (`n`),
-    of these the mean and the standard deviation of the sample of each accuracy (`_sd`, empty for
-    one), and how many did not (`unfinished`): those that diverged, failed, were stopped or still
-    run have no part in the means."""
+    """Return a table with one row for all trials that differ in their seed only.
+
+    Column `n` counts the trials that trained all their epochs, and `unfinished` the others: they
+    diverged, failed, were stopped or still run. Each accuracy is the mean over the `n` trials, and
+    its `_sd` column the sample standard deviation, which is empty for a single trial.
+    """
+    import pyarrow.compute as pc
+
     fields = [name for name in table.column_names if name not in TRIAL_COLUMNS and name != "seed"]
     fields = [*(name for name in ALIKE if name in table.column_names), *fields]
     fields = [name for name in fields if not pa.types.is_null(table.schema.field(name).type)]
@@ -97,20 +96,17 @@ def over_seeds(table: pa.Table) -> pa.Table:
     columns["n"] = groups["best_accuracy_count"]
     columns["unfinished"] = pc.subtract(groups["count_all"], columns["n"])
     for name in measured:
-        per_group = [
-            search.mean_and_deviation(known) if known else (None, None)
-            for known in (
-                [accuracy for accuracy in seen if accuracy is not None]
-                for seen in groups[f"{name}_list"].to_pylist()
-            )
-        ]
-        columns[name] = pa.array([mean for mean, _ in per_group], pa.float64())
-        columns[f"{name}_sd"] = pa.array([deviation for _, deviation in per_group], pa.float64())
+        lists = groups[f"{name}_list"].to_pylist()
+        known = [[value for value in values if value is not None] for values in lists]
+        pairs = [search.mean_and_deviation(values) if values else (None, None) for values in known]
+        columns[name] = pa.array([mean for mean, _ in pairs], pa.float64())
+        columns[f"{name}_sd"] = pa.array([deviation for _, deviation in pairs], pa.float64())
     return pa.table({**columns, "train_seconds": groups["train_seconds_mean"]})
 
 
 def render(table: pa.Table, form: str) -> str:
-    """The table as csv, json (a list of objects), markdown, or aligned text for a terminal."""
+    """Return the table as text. `form` is csv, json (a list of objects), markdown, or table, which
+    aligns the columns for a terminal."""
     if form == "csv":
         return as_csv(table).decode().rstrip("\n")
     rows = table.to_pylist()
@@ -121,10 +117,10 @@ def render(table: pa.Table, form: str) -> str:
         lines = [names, ["---"] * len(names), *lines]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
     # Headers wrap at their spaces, so that twelve columns fit 80 characters.
-    heads = [name.split() for name in names]
-    deep = max(len(head) for head in heads)
-    heads = [[""] * (deep - len(head)) + head for head in heads]
-    lines = [[head[i] for head in heads] for i in range(deep)] + lines
+    words = [name.split() for name in names]
+    height = max(len(each) for each in words)
+    padded = [[""] * (height - len(each)) + each for each in words]
+    lines = [[head[i] for head in padded] for i in range(height)] + lines
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
     left = [pa.types.is_string(table.schema.field(name).type) for name in table.column_names]
     return "\n".join(
@@ -137,8 +133,8 @@ def render(table: pa.Table, form: str) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """`value` without NaN and infinity, which are losses of a trial that diverged: JSON has no such
-    numbers."""
+    """Return `value` with None for every NaN and infinity. A trial that diverged has such losses,
+    and JSON has no such numbers."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -147,17 +143,17 @@ def _finite(value: Any) -> Any:
 
 
 def cells(table: pa.Table) -> list[list[str]]:
-    """The table as people read it: a row of names, and a row for each of its rows."""
+    """Return the table as text for people: a list of column names, and then a list for each row."""
     names = [name.removesuffix("_trained").replace("_", " ") for name in table.column_names]
     rows = table.to_pylist()
     return [names, *([_cell(name, row[name]) for name in table.column_names] for row in rows)]
 
 
 def summary(table: pa.Table) -> pa.Table:
-    """The columns of SUMMARY that say something, and the config fields in which trials differ."""
+    """Return the columns of SUMMARY that say something, and the config fields that differ."""
 
     def differs(name: str) -> bool:
-        return len(pc.unique(table[name])) > 1
+        return len(table[name].unique()) > 1
 
     shown = [name for name in SUMMARY if name in table.column_names]
     if "n" in table.column_names:  # over seeds
@@ -166,9 +162,8 @@ def summary(table: pa.Table) -> pa.Table:
         shown.append("train_seconds")
     shown = [name for name in shown if table[name].null_count < len(table)]
     shown = [name for name in shown if name not in ("run", *ALIKE) or differs(name)]
-    if "unfinished" in shown and not pc.any(table["unfinished"].cast(pa.bool_())).as_py():
+    if "unfinished" in shown and not any(table["unfinished"].to_pylist()):
         shown.remove("unfinished")
-    # Final runs alone are scored on the test set in a study, and accuracies of others may differ.
     if "scored_on" in shown and not _scored_differently(table):
         shown.remove("scored_on")
     implied = ("epochs", "holdout") if "phase" in shown else ()
@@ -178,9 +173,11 @@ def summary(table: pa.Table) -> pa.Table:
 
 
 def _scored_differently(table: pa.Table) -> bool:
-    if "phase" in table.column_names:
-        table = table.filter(pc.not_equal(pc.fill_null(table["phase"], ""), Phase.FINAL))
-    return len(pc.unique(table["scored_on"].drop_null())) > 1
+    """Return whether accuracies of different images are in the table. A study's final runs do not
+    count: their phase says that they are scored on the test set."""
+    has_phase = "phase" in table.column_names
+    rows = table.select(["scored_on", "phase"] if has_phase else ["scored_on"]).to_pylist()
+    return len({row["scored_on"] for row in rows if row.get("phase") != Phase.FINAL} - {None}) > 1
 
 
 def _cell(name: str, value: Any) -> str:

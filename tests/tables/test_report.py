@@ -1,5 +1,6 @@
-"""The report: what is in its figures, and that odd tables make a page too."""
+"""The report: what its figures and texts show, and that odd tables make a page too."""
 
+import math
 import re
 import subprocess
 import sys
@@ -14,13 +15,13 @@ import yaml
 
 from mnist_ray import errors, results, search, tables
 from mnist_ray.config import Recipe
-from mnist_ray.tables import axes, figures, report, run_folder
+from mnist_ray.tables import axes, figures, hyperparameters, overview, report, run_folder
 
 STARTED = pd.Timestamp("2026-01-01T12:00:00Z")
 
 
 def trial(number: int, phase: str | None, accuracies: list[float], **more: Any) -> Any:
-    """A row of the trials table and its rows of the epochs table."""
+    """Return a row of the trials table and the trial's rows of the epochs table."""
     config = Recipe(holdout=0 if phase == "final" else 100, epochs=3).model_dump()
     config |= {name: more.pop(name) for name in list(more) if name in config}
     scored_on = "holdout" if config["holdout"] else "test"
@@ -48,7 +49,7 @@ DIMENSIONS = {name: search.read_dimension(name, text) for name, text in SPACE.it
 
 
 def write(folder: Path, *pairs: Any, space: dict[str, str] = SPACE) -> Path:
-    """A study's folder, or a training run's where its rows have no phase."""
+    """Write the tables of a study, or of a training run if the rows have no phase."""
     folder.mkdir(exist_ok=True)
     if any(row["phase"] for row, _ in pairs):
         (folder / "tune.yaml").write_text(yaml.safe_dump({"space": space}, sort_keys=False))
@@ -98,13 +99,15 @@ def test_the_page_needs_nothing_from_outside(study: Path) -> None:
     assert not re.findall(r"(?:src|href)=[\"']?https?:", page)
     assert "a &lt;fast&gt; one" in page
     assert "<fast>" not in page
-    for title in ("With fresh seeds", "epoch by epoch", "Against each", "at once", "What mattered"):
+    for title in ("with fresh seeds", "epoch by epoch", "Against each", "at once", "What mattered"):
         assert title in page
-    for title in ("best so far", "Where the time went", "gets wrong", "Its mistakes, all"):
+    for title in ("best so far", "Where the epochs went", "gets wrong", "Its mistakes, all"):
         assert title in page
+    for meaning in ("highest accuracy after any epoch, in percent", "Learning rate"):
+        assert meaning in page  # of the columns of the table
     assert page.count("data:image/png;base64,") == 2
     assert "trial 13: lr 20.48" in page
-    assert "99.00% after the last epoch, n = 1" in page
+    assert "99.00% after the last epoch, a single run of the winner" in page
     assert "98.00% after the last epoch, 98.00% at its best (epoch 3)" in page
 
 
@@ -123,9 +126,8 @@ def test_the_budget_adds_up(study: Path) -> None:
     figure = figures.budget(trials)
     assert figure is not None
     assert sum(sum(bar.y) for bar in figure.data) == trials["epochs_trained"].sum() == 33
-    assert "took 18 epochs; every configuration to its end would have taken 36" in report.render(
-        [study]
-    )
+    page = report.render([study])
+    assert "took 18 epochs; training every configuration to its end would have taken 36" in page
 
 
 def test_the_best_so_far_never_falls(study: Path) -> None:
@@ -135,7 +137,7 @@ def test_the_best_so_far_never_falls(study: Path) -> None:
     heights = list(figure.data[0].y)
     assert heights == sorted(heights)
     assert heights[-1] == axes.log_error(0.98)
-    # Its 14 trials; a seed of the confirmation that was lucky is nothing new found.
+    # The 14 trials of the search; a lucky seed of the confirmation finds nothing new.
     assert list(figure.data[0].x) == list(range(1, 15))
 
 
@@ -144,7 +146,7 @@ def test_the_confusion_matrix_counts_every_image(study: Path) -> None:
     figure = figures.confusion(predictions)
     assert sum(int(text) for row in figure.data[0].text for text in row) == len(predictions)
     assert figure.data[0].z[5][3] == figure.data[0].z[7][1] == 1
-    assert all(figure.data[0].z[i][i] is None for i in range(10))
+    assert all(math.isnan(figure.data[0].z[i][i]) for i in range(10))
 
 
 def test_importance_finds_what_matters() -> None:
@@ -153,11 +155,12 @@ def test_importance_finds_what_matters() -> None:
         for i in range(20)
     ]
     trials = pd.DataFrame([row for row, _ in pairs])
-    figure = figures.importance(trials, DIMENSIONS)
+    figure = hyperparameters.importance(trials, DIMENSIONS)
     assert figure is not None
     shares = dict(zip(figure.data[0].y, figure.data[0].x, strict=True))
     assert shares["lr"] > 0.8
-    assert figures.importance(trials[: figures.ENOUGH - 1], DIMENSIONS) is None
+    assert sum(shares.values()) < 1  # the rest is interplay
+    assert hyperparameters.importance(trials[: hyperparameters.ENOUGH - 1], DIMENSIONS) is None
 
 
 @pytest.mark.parametrize(
@@ -184,19 +187,19 @@ def test_a_field_that_may_be_none(phase: str, tmp_path: Path) -> None:
     folder = write(tmp_path / "a", *pairs, space={"train_size": "choice(null, 30000)"})
     trials, _ = read(folder)
     space = run_folder.space(folder)
-    for shown in (figures.importance(trials, space), figures.parallel(trials, space)):
-        assert shown is not None
-    dots = figures.against(trials, "train_size", space["train_size"], None)
+    for draw in (hyperparameters.importance, hyperparameters.parallel):
+        assert draw(trials, space) is not None
+    dots = hyperparameters.against(trials, "train_size", space["train_size"], None)
     assert dots is not None
     assert set(dots.data[0].x) == {"none", "1000", "30000"}
-    # In the order of the choices, and then what else was tried.
+    # The choices in their order, then what else was tried.
     assert list(dots.layout.xaxis.categoryarray) == ["none", "30000", "1000"]
 
 
 def test_an_axis_is_as_its_dimension_was_searched() -> None:
     trials = pd.DataFrame([trial(i, "search", [0.9], lr=0.01 + i / 40)[0] for i in range(20)])
     for text, kind in (("uniform(0.01, 1)", None), ("loguniform(0.01, 1)", "log")):
-        dots = figures.against(trials, "lr", search.read_dimension("lr", text), None)
+        dots = hyperparameters.against(trials, "lr", search.read_dimension("lr", text), None)
         assert dots is not None
         assert dots.layout.xaxis.type == kind
         assert run_folder.space(Path("none")) == {}
@@ -206,8 +209,8 @@ def test_what_was_tried_outside_the_space_is_in_the_figures() -> None:
     pairs = [trial(i, "search", [0.5 + i / 100], lr=0.001 * 2**i) for i in range(12)]
     trials = pd.DataFrame([row for row, _ in pairs])
     space = {"lr": search.read_dimension("lr", "loguniform(0.1, 0.2)")}
-    assert figures.importance(trials, space) is not None
-    assert figures.parallel(trials, space) is not None
+    assert hyperparameters.importance(trials, space) is not None
+    assert hyperparameters.parallel(trials, space) is not None
 
 
 def test_a_failed_trial_says_why_and_hides_nothing(tmp_path: Path) -> None:
@@ -219,14 +222,14 @@ def test_a_failed_trial_says_why_and_hides_nothing(tmp_path: Path) -> None:
 
 
 def outcome(folder: Path) -> str:
-    """What the page says before its first figure."""
+    """Return what the page says before its first figure."""
     found = re.search("<h1>.*?</dl>", report.render([folder]), re.DOTALL)
     assert found
     return found[0]
 
 
 def test_the_winner_is_the_trial_that_the_study_wrote_down(tmp_path: Path) -> None:
-    # Not the one of the highest accuracy, nor the one with final runs of its own.
+    # Not the trial with the highest accuracy, and not the trial that was confirmed.
     pairs = [
         trial(0, "search", [0.9, 0.95, 0.96], lr=0.1, winner=False),
         trial(1, "search", [0.9, 0.95, 0.94], lr=0.2, winner=True, test_accuracy=0.93),
@@ -238,12 +241,10 @@ def test_the_winner_is_the_trial_that_the_study_wrote_down(tmp_path: Path) -> No
     assert "<dt>held-out accuracy</dt><dd>94.00% after the last epoch, 95.00% at its best" in said
     assert "<dt>test accuracy</dt><dd>93.00% of its checkpoint, scored once" in said
     trials, epochs = read(folder)
-    figure = figures.curves(trials, epochs, report._winner(trials))
+    figure = figures.curves(trials, epochs, overview.winner(trials))
     assert figure is not None
     assert figure.data[-1].name == "the winner"
-    assert figure.data[-1].customdata[-1] == [0.94] or list(figure.data[-1].customdata[-1]) == [
-        0.94
-    ]
+    assert list(figure.data[-1].customdata[-1]) == [0.94]
 
 
 def test_a_study_that_names_no_winner_has_none(study: Path) -> None:
@@ -263,7 +264,7 @@ def test_a_training_run_on_all_images_was_scored_after_every_epoch(tmp_path: Pat
     body = page[page.index("<h1>") :]
     assert (
         "<dt>test accuracy</dt><dd>96.00% after the last epoch, 97.00% at its best (epoch 2),"
-        " scored after every epoch</dd>" in body
+        " scored after every epoch on the test images</dd>" in body
     )
     assert "Accuracy on the test images, scored after every epoch" in body
     assert "scored once" not in body
@@ -290,7 +291,7 @@ def test_a_training_run_with_a_holdout_scored_the_test_set_once(tmp_path: Path) 
     ids=["failed", "before the first epoch", "half-run", "diverged"],
 )
 @pytest.mark.parametrize("dropped", [(), ("phase", "winner", "commit", "ray", "device")])
-def test_what_is_not_known_is_not_said(pair: Any, dropped: Any, tmp_path: Path) -> None:
+def test_an_empty_column_is_not_mentioned(pair: Any, dropped: Any, tmp_path: Path) -> None:
     folder = write(tmp_path / "a", pair)
     pq.write_table(tables.read(folder).drop(list(dropped)), folder / tables.TRIALS)
     said = outcome(folder)
@@ -299,15 +300,14 @@ def test_what_is_not_known_is_not_said(pair: Any, dropped: Any, tmp_path: Path) 
     assert "<dd></dd>" not in said
 
 
-def test_what_all_in_full_would_have_taken_is_each_by_its_own_epochs(tmp_path: Path) -> None:
+def test_the_cost_of_training_in_full_counts_the_epochs_of_each_trial(tmp_path: Path) -> None:
     pairs = [
         trial(i, "search", [0.9] * (1 + i % 3), epochs=1 + i % 3, lr=(1 + i) / 100)
         for i in range(6)
     ]
     trials, _ = read(write(tmp_path / "a", *pairs))
-    assert "took 12 epochs; every configuration to its end would have taken 12" in report._cost(
-        trials
-    )
+    said = report._cost(trials)
+    assert "took 12 epochs; training every configuration to its end would have taken 12" in said
 
 
 @pytest.mark.parametrize(
@@ -322,14 +322,14 @@ def test_a_report_is_of_whole_runs(
     assert not page.exists()
 
 
-def test_tables_of_before_phases_make_a_page(study: Path) -> None:
+def test_tables_without_phases_make_a_page(study: Path) -> None:
     old = tables.read(study).drop(["phase", "repeats", "rung", "ended"])
     pq.write_table(old, study / tables.TRIALS)
     (study / tables.PREDICTIONS).unlink()
     assert "epoch by epoch" in report.render([study])
 
 
-def test_the_command_writes_it_whole_or_says_why_not(
+def test_the_command_writes_the_whole_report_or_says_why_not(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "report.html"
@@ -350,7 +350,7 @@ def test_the_command_writes_it_whole_or_says_why_not(
     assert not list(tmp_path.glob(".report*"))
 
 
-def test_it_needs_neither_torch_nor_ray() -> None:
+def test_the_report_needs_neither_torch_nor_ray() -> None:
     code = "import mnist_ray.tables.report, sys; print({'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -1,3 +1,5 @@
+"""The command `results`: what it prints for a table, and how it refuses bad input."""
+
 import csv
 import io
 import json
@@ -170,7 +172,7 @@ def test_errors_can_be_shown_whole(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.startswith("Traceback")
 
 
-def test_tables_without_rows_are_shown_as_such(
+def test_a_table_without_rows_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tables.write(tmp_path, [row(status="failed", error="boom")], [])
@@ -254,7 +256,7 @@ def test_where_takes_a_column_that_is_true_or_false_or_empty(
     assert trials("not winner") == [1]
 
 
-def test_over_seeds_only_what_came_to_its_end_counts(
+def test_over_seeds_only_finished_trials_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = [epoch(1, 0.5), epoch(2, 0.6)]
@@ -297,7 +299,7 @@ def test_accuracies_of_other_images_are_told_apart(
     assert "| tested | 0 | ok | test | 99.00%" in both
     assert "| chosen | 0 | ok | holdout | 90.00%" in both
     assert "holdout" not in show(capsys, tmp_path / "chosen")
-    # Within a study the phase says it.
+    # In a study the phase says which images were scored.
     study = [
         {**rows["chosen"], "phase": "search"},
         {**rows["tested"], "phase": "final", "trial": 1},
@@ -317,7 +319,7 @@ def test_epochs_are_sorted_by_their_own_columns(
 
 @pytest.fixture
 def killed(run: Path) -> list[Path]:
-    """Two runs that began and have no row: one without tables, one with empty ones."""
+    """Make two runs without a row: one has no tables, the other has empty tables."""
     folders = [run.parent / name for name in ("killed", "interrupted")]
     for folder, kind in zip(folders, ("train", "tune"), strict=True):
         folder.mkdir()

@@ -31,15 +31,20 @@ NOW = datetime(2026, 11, 26, 22, 57, 45, 999_999, UTC)
 CONFIG = Recipe(holdout=100, epochs=2, train_size=1000)
 
 EPOCH = {
-    **{"run": "a", "trial": 0, "epoch": 1, "lr": 0.01, "train_loss": 0.1, "train_accuracy": 0.5},
-    **{
-        "scored_on": "holdout",
-        "loss": 0.1,
-        "accuracy": 0.5,
-        "train_seconds": 1.0,
-        "score_seconds": 1.0,
-    },
-    **{"images_per_second": 1.0, "arithmetic": "fp32", "workers": 1},
+    "run": "a",
+    "trial": 0,
+    "epoch": 1,
+    "lr": 0.01,
+    "train_loss": 0.1,
+    "train_accuracy": 0.5,
+    "scored_on": "holdout",
+    "loss": 0.1,
+    "accuracy": 0.5,
+    "train_seconds": 1.0,
+    "score_seconds": 1.0,
+    "images_per_second": 1.0,
+    "arithmetic": "fp32",
+    "workers": 1,
 }
 
 
@@ -105,7 +110,7 @@ def test_every_column_has_a_meaning() -> None:
     assert meaning == Recipe.model_fields["batch_size"].description
 
 
-def test_a_fields_type_is_that_of_its_annotation() -> None:
+def test_a_column_has_the_type_of_the_fields_annotation() -> None:
     class Fields(BaseModel):
         flag: bool | None = None
         whole: int = 0
@@ -131,17 +136,17 @@ def test_a_field_named_like_a_column_is_an_error() -> None:
         tables.config_columns(Taken)
 
 
-def test_what_no_column_names_is_an_error(tmp_path: Path) -> None:
+def test_a_value_without_a_column_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"top5_accuracy is no column of epochs\.parquet"):
         tables.epoch_row("a", 0, {"epoch": 1, "last": True, "top5_accuracy": 0.9})
     with pytest.raises(ValueError, match=r"odd is no column of trials\.parquet"):
         tables.write(tmp_path, [trial(odd=1)], [])
-    with pytest.raises(pa.ArrowInvalid):  # and is not cut to 64
+    with pytest.raises(pa.ArrowInvalid):  # 64.5 must not become 64
         tables.write(tmp_path, [trial(batch_size=64.5)], [])
     assert not list(tmp_path.glob("trials.*"))
 
 
-def test_the_engine_reports_what_the_columns_name(small: Mnist) -> None:
+def test_the_engine_reports_the_columns_of_the_epochs_table(small: Mnist) -> None:
     rows: list[tables.Row] = []
     for holdout in (0, 100):
         engine.fit(
@@ -171,9 +176,7 @@ OLD = sorted(EXPERIMENTS.glob("*/*/trials.parquet"))
 
 
 @pytest.mark.parametrize("name", [tables.TRIALS, tables.EPOCHS, tables.PREDICTIONS])
-def test_tables_of_earlier_versions_are_read_in_the_types_of_today(
-    name: str, tmp_path: Path
-) -> None:
+def test_tables_of_earlier_versions_are_read_with_todays_types(name: str, tmp_path: Path) -> None:
     assert OLD
     tables.write(tmp_path, *RUNS["training"])
     tables.write_predictions(tmp_path, {each: [] for each in tables.PREDICTION_COLUMNS})
@@ -204,7 +207,7 @@ def test_times_open_in_a_spreadsheet(tmp_path: Path) -> None:
     assert shown == row
 
 
-def test_floats_of_the_csv_are_those_of_the_table(tmp_path: Path) -> None:
+def test_the_csv_keeps_all_digits(tmp_path: Path) -> None:
     values = [
         0.1 + 0.2,
         1 / 3,
@@ -238,7 +241,7 @@ def test_json_has_neither_nan_nor_infinity(name: str, tmp_path: Path) -> None:
 
 
 class Repository:
-    """A git repository, with files as they are named."""
+    """A git repository with one commit of the files `names`, which are empty."""
 
     def __init__(self, top: Path, *names: str, project: str | None = None) -> None:
         self.top = top
@@ -261,20 +264,20 @@ class Repository:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_the_commit_is_that_of_the_checkout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commit_is_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = ("mnist_ray/tables.py", "README.md")
     checkout = Repository(tmp_path / "checkout", *files, project="mnist_ray")
     commit = checkout.git("rev-parse", "--short", "HEAD")
     package = checkout.top / "mnist_ray"
-    checkout.write("README.md", "changed")  # which no run comes from
+    checkout.write("README.md", "changed")  # not a part of the package
     checkout.write("mnist_ray/notes.txt")  # untracked
     assert machine._commit(package) == commit
     checkout.write("mnist_ray/tables.py", "changed")
     assert machine._commit(package) == f"{commit}+"
     other = Repository(tmp_path / "other", "a")
-    monkeypatch.setenv("GIT_DIR", str(other.top / ".git"))  # as within a hook of that one
+    monkeypatch.setenv(
+        "GIT_DIR", str(other.top / ".git")
+    )  # as inside a hook of the other repository
     assert machine._commit(package) == f"{commit}+"
     monkeypatch.setenv("PATH", "")
     assert machine._commit(package) is None
@@ -290,12 +293,12 @@ def test_the_commit_is_that_of_the_checkout(
     ],
     ids=["installed", "vendored", "no project", "vendored deeper"],
 )
-def test_within_somebodys_repository_there_is_no_commit(
+def test_in_another_repository_there_is_no_commit(
     package: str, project: str | None, tmp_path: Path
 ) -> None:
     theirs = Repository(tmp_path, f"{package}/tables.py", project=project)
     assert machine._commit(theirs.top / package) is None
-    # Nor where the whole of mnist_ray lies there, with its project file.
+    # And none if all of mnist_ray lies deeper in the repository, with its project file.
     theirs.write(f"{package}/../pyproject.toml", '[project]\nname = "mnist-ray"\n')
     if theirs.top / package != theirs.top / "mnist_ray":
         assert machine._commit(theirs.top / package) is None
@@ -306,7 +309,7 @@ def test_a_copy_that_git_does_not_track_has_no_commit(tmp_path: Path) -> None:
     assert machine._commit(tmp_path / "mnist_ray") is None
 
 
-def test_epochs_of_version_0_1_are_read_by_the_columns_of_now(tmp_path: Path) -> None:
+def test_epochs_of_version_0_1_are_read_with_todays_columns(tmp_path: Path) -> None:
     old = {"run": ["a"] * 3, "trial": [0, 0, 1], "epoch": [1, 2, 1], "train_accuracy": [0.5] * 3}
     old |= {"holdout_loss": [0.3, 0.2, None], "holdout_accuracy": [0.8, 0.9, None]}
     old |= {"test_loss": [None, None, 0.1], "test_accuracy": [None, None, 0.99]}

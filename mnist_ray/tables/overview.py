@@ -1,0 +1,110 @@
+"""The overview at the top of a run's part of the report: what ran, on what, and what came out."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from mnist_ray import search
+from mnist_ray.search import Phase, Status
+from mnist_ray.tables.hyperparameters import label
+
+IMAGES = {"holdout": "held-out", "test": "test"}
+"""How the report calls the images of `scored_on`."""
+
+ENDED = {Status.OK: "trained to the end", Status.STOPPED: "stopped early"}
+"""How the report calls a status, where its own name does not say it."""
+
+
+def is_study(trials: pd.DataFrame) -> bool:
+    """Return whether the trials are a study's. The first versions wrote no phases."""
+    return len(trials) > 1 or bool(trials["phase"].notna().any())
+
+
+def winner(trials: pd.DataFrame) -> int | None:
+    """Return the trial that the study took for its best, or None if the table names none."""
+    won = trials["trial"][trials["winner"].eq(True)]
+    return int(won.iloc[0]) if len(won) else None
+
+
+def lines(
+    trials: pd.DataFrame, epochs: pd.DataFrame, fields: list[str], against_base: str
+) -> Mapping[str, str]:
+    """Return the lines of the overview by their names. `fields` are the hyperparameters that were
+    searched, and `against_base` compares the winner with the base recipe."""
+    first = trials.bfill().iloc[0]  # a trial that failed knows no arithmetic and no device
+    counts = trials["status"].value_counts().items()
+    statuses = ", ".join(f"{count} {ENDED.get(status, status)}" for status, count in counts)
+    minutes = trials["train_seconds"].sum() / 60
+    found = {
+        "trained": _joined(
+            f"{_count(len(trials), 'trial')} ({statuses})",
+            f"{_count(len(epochs), 'epoch')} in {minutes:.1f} minutes of training in all",
+            _joined(_known(first, "arithmetic"), _known(first, "device", "on "), by=" "),
+        ),
+        "made with": _joined(
+            _known(first, "hardware"),
+            _known(first, "torch", "torch "),
+            _known(first, "ray", "Ray "),
+            _known(first, "commit", "commit "),
+            by="; ",
+        ),
+    }
+    number = winner(trials)
+    final = trials[(trials["phase"] == Phase.FINAL) & (trials["status"] == Status.OK)]
+    # A training run has a single row, which is no winner.
+    best = trials[trials["trial"] == number] if is_study(trials) else trials
+    if len(best):
+        found |= _outcome(best.iloc[0], fields, number, ended=len(final) > 0)
+        found["base recipe"] = against_base
+    elif trials["winner"].isna().all():
+        found["winner"] = "not known: the table is of an earlier version, which did not name it"
+    else:
+        found["winner"] = "none: no trial that competed has a result"
+    if len(final):
+        accuracies = list(final["final_accuracy"])
+        runs = f"mean ± standard deviation of {len(accuracies)} runs"
+        runs = runs if len(accuracies) > 1 else "a single run"
+        found["test accuracy"] = (
+            f"{search.in_percent(accuracies)} after the last epoch, {runs} of the winner with no"
+            " image held out"
+        )
+        found["checkpoint"] = _known(final.iloc[0], "checkpoint")
+    return {name: text for name, text in found.items() if text}
+
+
+def _outcome(row: pd.Series, fields: list[str], winner: int | None, ended: bool) -> dict[str, str]:
+    """Return the lines about a study's winner, or about a training run if `winner` is None. `ended`
+    says that the study has made its final runs; without any, it scores its winner on the test set.
+    """
+    found = {}
+    if winner is not None:
+        values = ", ".join(f"{name} {label(row[name])}" for name in fields)
+        name = "winner" if ended or pd.notna(row["test_accuracy"]) else "best so far"
+        found[name] = f"trial {winner}" + (f": {values}" if values else "")
+    if pd.notna(row["best_accuracy"]):
+        images = "training images held out" if row["scored_on"] == "holdout" else "test images"
+        trained = f"epoch {row['epochs_trained']:.0f} of {row['epochs']}"
+        found[f"{IMAGES[row['scored_on']]} accuracy"] = (
+            f"{row['final_accuracy']:.2%} after"
+            f" {'the last epoch' if row['status'] == Status.OK else trained},"
+            f" {row['best_accuracy']:.2%} at its best (epoch {row['best_epoch']:.0f}),"
+            f" scored after every epoch on the {images}"
+        )
+    if row["scored_on"] == "holdout" and pd.notna(row["test_accuracy"]):
+        scored = "after the last epoch" if winner is None else "of its checkpoint"
+        found["test accuracy"] = f"{row['test_accuracy']:.2%} {scored}, scored once"
+    found["checkpoint"] = _known(row, "checkpoint")
+    return found
+
+
+def _known(row: pd.Series, name: str, before: str = "") -> str:
+    """Return the value of a column as text after `before`; empty if the column has no value."""
+    return f"{before}{row[name]}" if pd.notna(row[name]) else ""
+
+
+def _joined(*parts: str, by: str = ", ") -> str:
+    return by.join(part for part in parts if part)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' * (number != 1)}"
