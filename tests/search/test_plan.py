@@ -342,8 +342,9 @@ def test_how_many_images_a_trial_trains_on_is_its_own() -> None:
     space = {"train_size": "choice(10000, null)", "lr": "choice(0.1, 0.2)"}
     study = TuneConfig(search="grid", space=space, scheduler="fifo", base=False)
     plan = Simulation(study, lambda trial: 0.9 if trial.changes["train_size"] else 0.8).plan
-    assert {plan.images_of(number) for number in plan._of("search")} == {10_000, 50_000}
-    assert {plan.images_of(number) for number in plan._of("final")} == {10_000}
+    images = {(trial.phase, plan.images_of(i)) for i, trial in enumerate(plan.trials)}
+    assert {count for phase, count in images if phase == "search"} == {10_000, 50_000}
+    assert {count for phase, count in images if phase == "final"} == {10_000}
     assert (plan.images("search"), plan.images("final")) == (50_000, 60_000)
 
 
