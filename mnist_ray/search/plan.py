@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from mnist_ray.errors import UserError
 from mnist_ray.search import outcome
 from mnist_ray.search.budget import Budget
 from mnist_ray.search.outcome import Phase, Row
-from mnist_ray.search.samplers import lag, policy
+from mnist_ray.search.samplers import policy
 from mnist_ray.search.sampling import Sampler
 
 RUNG = 1
@@ -58,7 +59,7 @@ class Plan:
         self.recorded = {row["trial"]: row for row in recorded}
         self.unfinished = unfinished or {}
         # A sampler that learns can run no more trials at a time than its lag.
-        self.concurrent = min(concurrent, lag(study)) if sampler.learns else concurrent
+        self.concurrent = min(concurrent, sampler.lag) if sampler.learns else concurrent
         epochs = self.dimensions.get("epochs")
         self.epochs = max(epochs.values) if epochs else base.epochs
         """Epochs of a trial after the screening, at most."""
@@ -81,8 +82,8 @@ class Plan:
     @property
     def keep(self) -> int:
         """How many screened configurations train in full, without the base recipe's extra place."""
-        default = max(2, self.sampler.count // 6, self.study.confirm or 0)
-        return min(self.study.keep or default, self.sampler.count)
+        keep = self.study.keep or max(2, self.sampler.count // 6, self.study.confirm or 0)
+        return min(keep, self.sampler.count)
 
     @property
     def confirm(self) -> int:
@@ -94,8 +95,7 @@ class Plan:
     @property
     def screening(self) -> bool:
         """Whether the study screens its configurations before it trains the best in full."""
-        screens = policy(self.study).screens
-        return screens and self.epochs > RUNG and self.keep < self.sampler.count
+        return policy(self.study).screens and self.epochs > RUNG and self.keep < self.sampler.count
 
     @property
     def competing(self) -> int:
@@ -142,10 +142,8 @@ class Plan:
         self.budget.add(row, self.images_of(row["trial"]))
 
     def replay(self) -> list[int]:
-        """Plan the recorded trials again, and return the numbers of the unfinished ones.
-
-        Raises UserError where the recorded rows do not follow from this plan.
-        """
+        """Plan the recorded trials again, and return the numbers of the unfinished ones; raises
+        UserError where the recorded rows do not follow from this plan."""
         while len(self.rows) < len(self.recorded):
             planned = self.next()
             number = len(self.trials) - 1
@@ -165,7 +163,7 @@ class Plan:
         return outcome.ranked(self.rows.values(), phase)
 
     def confirmed(self) -> dict[int, list[float | None]]:
-        """Return the accuracies of each confirmed trial's repetitions, the best mean first."""
+        """Return the final accuracies of each confirmed trial's repetitions, best mean first."""
         return outcome.confirmed(self.rows.values())
 
     def winner(self) -> int | None:
@@ -174,10 +172,10 @@ class Plan:
 
     def seconds_left(self) -> float | None:
         """Estimate the time left if no trial is stopped early; None before the first one ends."""
-        to_come = self.outline()
-        for number in list(self.rows):  # a copy: the display calls this from a thread of its own
-            to_come[self.trials[number].phase] -= 1
-        return self.budget.estimate({phase: max(count, 0) for phase, count in to_come.items()})
+        # A copy of the rows, because the display calls this from a thread of its own.
+        ended = Counter(self.trials[number].phase for number in list(self.rows))
+        outline = self.outline().items()
+        return self.budget.estimate({phase: max(n - ended[phase], 0) for phase, n in outline})
 
     def _phases(self) -> Iterator[Planned | None]:
         """Yield the study's trials in order, and None each time that a trial must end first."""
@@ -226,10 +224,8 @@ class Plan:
             yield None
 
     def _in_time(self, phase: Phase) -> bool:
-        """Say whether the time budget allows another trial of `phase`.
-
-        A resumed study decides as it did before, whatever the clock says now.
-        """
+        """Say whether the time budget allows another trial of `phase`. A resumed study repeats the
+        decisions that it made before, whatever the clock says now."""
         if self.study.time_budget is None:
             return True
         phases = {number: Phase(row["phase"]) for number, row in self.recorded.items()}

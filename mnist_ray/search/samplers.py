@@ -11,9 +11,6 @@ from mnist_ray.search.space import Dimension, read_try
 if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` needs none of it
     from optuna.samplers import BaseSampler
 
-LAG = 4
-"""The default of `lag`."""
-
 
 class Method(NamedTuple):
     """What a sampler can do. To add one of Optuna's samplers, add an entry to SAMPLERS."""
@@ -84,13 +81,6 @@ def _entry(field: str, name: str, entries: Mapping[str, E]) -> E:
     if name not in entries:
         raise UserError(f"{field} is {shown(name)}, but must be one of {', '.join(entries)}.")
     return entries[name]
-
-
-def lag(study: TuneConfig) -> int:
-    """Return how many trials may run at a time with a sampler that learns: `max_concurrent`, at
-    least LAG. The sampler chooses configuration i from the accuracies of the trials 0 to i - lag.
-    """
-    return max(LAG, study.max_concurrent or 0)
 
 
 def check(study: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_ray import restored
 from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.search.samplers import check, lag, method
+from mnist_ray.search.samplers import check, method
 from mnist_ray.search.space import (
     DEFAULT_GRID,
     DEFAULT_SPACE,
@@ -23,6 +23,9 @@ from mnist_ray.search.space import (
 
 if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` needs none of it
     from optuna.trial import FrozenTrial
+
+LAG = 4
+"""The least `lag` of a sampler that learns, and its default."""
 
 LISTED = 100_000
 """The most combinations of a grid, and of any other finite space that is listed beforehand."""
@@ -38,10 +41,10 @@ class Sampler:
     """Gives the configurations of a study one by one: the base recipe, then the user's tries, then
     sampled ones. No configuration comes twice.
 
-    The same seed gives the same configurations, however many trials run at a time. For a sampler
-    that learns, configuration i depends on the accuracies of the trials 0 to i - `lag`, and on no
-    later trial, even if one has ended already. A space with at most LISTED combinations is listed
-    first, so that a study can try all of them.
+    The same seed gives the same configurations, however many trials run at a time. A sampler that
+    learns chooses configuration i from the accuracies of the trials 0 to i - `lag`, even if later
+    trials have ended already. A space of at most LISTED combinations is listed beforehand, so that
+    a study can try all of them.
 
     Raises UserError where the space has no valid configuration, or too few or too many for the
     study.
@@ -62,7 +65,6 @@ class Sampler:
         grid = how.make is None
         self.listed = self._list(grid)
         self.count = study.num_trials or 6
-        """How many configurations the study tries."""
         if self.listed is not None:
             available = len(self.first) + len(self.listed)
             if grid and study.num_trials not in (None, self.combinations, available):
@@ -87,7 +89,7 @@ class Sampler:
                 " recipe out with --no-base."
             )
         self.learns = how.learns
-        self.lag = lag(study) if self.learns else self.count
+        self.lag = max(LAG, study.max_concurrent or 0) if self.learns else self.count
         if how.make:
             import optuna
 
@@ -100,7 +102,7 @@ class Sampler:
         self.asked: list[int | None] = []
         """Optuna's number of each configuration that Optuna proposed; None for the first ones."""
         self.told = 0
-        """How many trials Optuna has been told the accuracies of."""
+        """How many trials Optuna knows the accuracies of."""
 
     def _add_first(self, study: TuneConfig) -> None:
         wanted = [("base", dict[str, Any]())] if study.base else []
