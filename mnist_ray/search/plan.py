@@ -150,9 +150,8 @@ class Plan:
             row = self.recorded.get(number)
             if planned is None or (row and not _matches(row, planned)):
                 raise UserError(
-                    f"trial {number} of the results table is not the one that these settings lead"
-                    " to; resume a study with the versions that it began with, and leave its files"
-                    " as they are."
+                    f"trial {number} of the results table does not follow from the settings; resume"
+                    " a study with the versions that it began with, and its files unchanged."
                 )
             if row:
                 self.tell(row)
@@ -174,8 +173,7 @@ class Plan:
         """Estimate the time left if no trial is stopped early; None before the first one ends."""
         # A copy of the rows, because the display calls this from a thread of its own.
         ended = Counter(self.trials[number].phase for number in list(self.rows))
-        outline = self.outline().items()
-        return self.budget.estimate({phase: max(n - ended[phase], 0) for phase, n in outline})
+        return self.budget.estimate(Counter(self.outline()) - ended)
 
     def _phases(self) -> Iterator[Planned | None]:
         """Yield the study's trials in order, and None each time that a trial must end first."""

@@ -140,10 +140,10 @@ class Sampler:
             if same not in seen:
                 seen.add(same)
                 new.append(named)
-        valid = self.combinations - len(errors)
-        if valid < self.combinations / 100:
+        count = self.combinations - len(errors)
+        if count < self.combinations / 100:
             raise UserError(
-                f"space has {self.combinations} combinations, but only {valid} are valid:"
+                f"space has {self.combinations} combinations, but only {count} are valid:"
                 f" {errors[0]}"
             )
         if errors:
@@ -151,7 +151,7 @@ class Sampler:
                 f"{len(errors)} of {self.combinations} combinations are left out, as they are not"
                 f" valid: {errors[0]}"
             )
-        self.combinations = valid
+        self.combinations = count
         return new if len(finite) == len(self.dimensions) else None
 
     def _identity(self, values: dict[str, Any]) -> Hashable:

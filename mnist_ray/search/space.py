@@ -122,8 +122,8 @@ def read_dimension(name: str, text: str) -> Dimension:
     """Read a dimension like `uniform(0, 0.2)` of the field `name`, without a look at the field's
     bounds; raises UserError where the text is no dimension."""
     wrong = f"space has {shown(name)}={shown(text)}, but "
-    match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
-    if not match or match[1] not in ("uniform", "loguniform", "randint", "choice"):
+    match = re.fullmatch(r"\s*(uniform|loguniform|randint|choice)\s*\((.*)\)\s*", text)
+    if not match:
         raise UserError(
             f"{wrong}must be uniform(a, b), loguniform(a, b), randint(a, b) or choice(a, …)."
         )
