@@ -42,7 +42,10 @@ class Recipe(Config):
     shift: float = Field(0.0, ge=0, le=8, description="Augment: largest shift, in pixels.")
     scale: float = Field(0.0, ge=0, le=0.5, description="Augment: largest change of size.")
     augment_until: float = Field(
-        1.0, ge=0, le=1, description="Augment: fraction of the run, from its start, that augments."
+        1.0,
+        ge=0,
+        le=1,
+        description="Augment: until this fraction of the run; 1 augments all of it.",
     )
     batch_size: int = Field(64, ge=1, le=8192, description="Images per step, over all workers.")
     epochs: int = Field(20, ge=1, le=1000, description="Passes over the training images.")
@@ -95,10 +98,7 @@ class PerWorker(Config):
     groups: ClassVar = {"cpus_per_worker": "resources"}
 
     cpus_per_worker: int | None = Field(
-        None,
-        ge=1,
-        le=1024,
-        description="Cores per worker; none divides all cores among the workers.",
+        None, ge=1, le=1024, description="Cores per worker; none divides all among the workers."
     )
     use_gpu: bool | None = Field(
         None, description="One GPU per worker; none uses GPUs if there are enough."
@@ -169,8 +169,7 @@ class RunConfig(Config):
     groups: ClassVar = {"data_dir": "run"}
 
     data_dir: Path = Field(
-        Path("~/.cache/mnist_ray"),
-        description="Folder of MNIST's files; fetched if missing.",
+        Path("~/.cache/mnist_ray"), description="Folder of MNIST's files; fetched if missing."
     )
     storage: Location = Field(
         "~/mnist_ray_results",

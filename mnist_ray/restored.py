@@ -39,9 +39,7 @@ def signal_handlers() -> Iterator[None]:
     try:
         yield
     finally:
-        if (
-            threading.current_thread() is threading.main_thread()
-        ):  # no other thread may set handlers
+        if threading.current_thread() is threading.main_thread():  # other threads cannot set any
             for number, handler in before.items():
                 if handler is not None and handler != signal.getsignal(number):
                     signal.signal(number, handler)

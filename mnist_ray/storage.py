@@ -105,8 +105,8 @@ def _system(root: str, query: str) -> tuple[Any, str]:
 
 
 def place(field: str, text: "str | Place") -> Place:
-    """Return the folder that the user gave as the setting `field`, by a path or a URI; raises
-    UserError where the text names no folder, or one that cannot be reached."""
+    """Return the file or folder that the user gave as the setting `field`, by a path or a URI;
+    raises UserError where the text names none, or its bucket or host cannot be reached."""
     if isinstance(text, Remote):
         return text
     uri = str(text).strip()
@@ -116,13 +116,12 @@ def place(field: str, text: "str | Place") -> Place:
     if not match or match[1].lower() == "file":
         return local(field, text, or_uri=" or a URI like s3://bucket/path")
     scheme, host, path, query = match.groups()
-    scheme = scheme.lower()
     if "@" in host:
         raise UserError(
             f"{field} has credentials in it, which would be printed and kept; set them where the"
             " machines look for them, for S3 in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         )
-    remote = Remote(f"{scheme}://{host}", PurePosixPath(path.strip("/")), query)
+    remote = Remote(f"{scheme.lower()}://{host}", PurePosixPath(path.strip("/")), query)
     try:
         if not Remote(remote.root, PurePosixPath(), query).is_dir():
             raise UserError(f"{field} {text} cannot be used: there is no {remote.root}.")

@@ -34,7 +34,7 @@ ATTEMPTS = 10_000
 """How many invalid or repeated proposals in a row end a study with an error."""
 
 PATIENCE = 20
-"""How many such proposals in a row are waited for before one is taken from the list."""
+"""After so many of these proposals, a new configuration is taken from the list of the space."""
 
 
 class Sampler:
