@@ -1,4 +1,4 @@
-"""What can be set: typed, frozen, bounded, and validated once, before anything runs."""
+"""The settings of runs and studies: typed, bounded, and validated before anything runs."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -9,13 +9,13 @@ from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, shown
 
 TRAIN_IMAGES = 60_000
-"""Images in MNIST's training set; `holdout` and `train_size` are taken out of these."""
+"""Images in MNIST's training set; `holdout` and `train_size` are parts of it."""
 
 
 class Recipe(Config):
-    """Everything that decides which weights come out of a training run.
+    """Everything that decides the weights of a training run.
 
-    The defaults are the reference recipe, which ends at 99.41 % of the test set.
+    The defaults are the reference recipe, which classifies 99.41 % of the test set correctly.
     """
 
     groups: ClassVar = {
@@ -26,7 +26,7 @@ class Recipe(Config):
         "precision": "recipe (arithmetic and seed)",
     }
 
-    lr: float = Field(0.01, gt=0, le=10, description="Learning rate; the peak of a one-cycle.")
+    lr: float = Field(0.01, gt=0, le=10, description="Learning rate; its peak with one-cycle.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum.")
     nesterov: bool = Field(False, description="Nesterov momentum; needs momentum above 0.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty on every weight.")
@@ -36,19 +36,18 @@ class Recipe(Config):
     schedule: Literal["constant", "one-cycle"] = Field(
         "constant", description="Learning rate over the run; one-cycle rises, then falls to 0."
     )
-    dropout: float = Field(
-        0.1, ge=0, le=0.9, description="Probability of zeroing an activation; 0 is off."
-    )
+    dropout: float = Field(0.1, ge=0, le=0.9, description="Probability of zeroing an activation.")
     batch_norm: bool = Field(True, description="Batch normalisation after each 3x3 convolution.")
-    rotation: float = Field(0.0, ge=0, le=45, description="Augment: rotate up to, in degrees.")
-    shift: float = Field(0.0, ge=0, le=8, description="Augment: move up to, in pixels.")
-    scale: float = Field(0.0, ge=0, le=0.5, description="Augment: resize up to, as a fraction.")
+    rotation: float = Field(0.0, ge=0, le=45, description="Augment: largest rotation, in degrees.")
+    shift: float = Field(0.0, ge=0, le=8, description="Augment: largest shift, in pixels.")
+    scale: float = Field(0.0, ge=0, le=0.5, description="Augment: largest change of size.")
     augment_until: float = Field(
-        1.0, ge=0, le=1, description="Share of the run that augments; the rest does not."
+        1.0,
+        ge=0,
+        le=1,
+        description="Augment: until this fraction of the run; 1 augments all of it.",
     )
-    batch_size: int = Field(
-        64, ge=1, le=8192, description="Images per step, over all workers together."
-    )
+    batch_size: int = Field(64, ge=1, le=8192, description="Images per step, over all workers.")
     epochs: int = Field(20, ge=1, le=1000, description="Passes over the training images.")
     holdout: int = Field(
         0,
@@ -68,16 +67,16 @@ class Recipe(Config):
 
     @property
     def images(self) -> int:
-        """How many images an epoch trains on."""
+        """The number of images in an epoch."""
         return self.train_size or TRAIN_IMAGES - self.holdout
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        room = TRAIN_IMAGES - self.holdout
-        if (self.train_size or 0) > room:
+        available = TRAIN_IMAGES - self.holdout
+        if self.images > available:
             raise ValueError(
-                f"train_size is {self.train_size}, but a holdout of {self.holdout} leaves {room}"
-                f" of {TRAIN_IMAGES} images; lower one of them."
+                f"train_size is {self.train_size}, but a holdout of {self.holdout} leaves"
+                f" {available} of {TRAIN_IMAGES} images; lower one of them."
             )
         if self.batch_size > self.images:
             raise ValueError(
@@ -90,49 +89,46 @@ class Recipe(Config):
 
 
 class PerWorker(Config):
-    """What each worker runs on, in a training run and in the trials of a study.
+    """What each worker of a training run or of a trial computes on.
 
-    It decides nothing that is learned, but another number of threads or another device ends with
-    other bits.
+    It changes nothing but rounding: another number of threads, or another device, ends with other
+    bits.
     """
 
     groups: ClassVar = {"cpus_per_worker": "resources"}
 
     cpus_per_worker: int | None = Field(
-        None,
-        ge=1,
-        le=1024,
-        description="Cores a worker computes on; none shares out all there are.",
+        None, ge=1, le=1024, description="Cores per worker; none divides all among the workers."
     )
     use_gpu: bool | None = Field(
-        None, description="One GPU per worker; none takes GPUs if there are enough."
+        None, description="One GPU per worker; none uses GPUs if there are enough."
     )
 
 
 class Resources(PerWorker):
-    """What a training run, or one trial of a study, runs on."""
+    """What a training run or one trial of a study runs on."""
 
     num_workers: int = Field(
         1,
         ge=1,
         le=1024,
-        description="Data-parallel training workers; 1:4 takes up to 4, as many as there is room"
-        " for, and goes on with fewer when one is lost.",
+        description="Data-parallel workers; 1:4 uses up to 4, as many as fit, and goes on with"
+        " fewer when one is lost.",
     )
     min_workers: int | None = Field(
-        None, ge=1, le=1024, description="The fewest to go on with; none needs num_workers."
+        None, ge=1, le=1024, description="Fewest workers to go on with; none is num_workers."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _read_range(cls, values: Any) -> Any:
-        """`num_workers: "1:4"` is short for `min_workers: 1` and `num_workers: 4`."""
-        asked = values.get("num_workers") if isinstance(values, dict) else None
-        if isinstance(asked, str) and ":" in asked:
-            least, _, most = asked.partition(":")
+        """Read `num_workers: "1:4"` as `min_workers: 1` and `num_workers: 4`."""
+        text = values.get("num_workers") if isinstance(values, dict) else None
+        if isinstance(text, str) and ":" in text:
+            least, _, most = text.partition(":")
             if values.get("min_workers") is not None and str(values["min_workers"]) != least:
                 raise ValueError(
-                    f"num_workers is {shown(asked)}, but min_workers is"
+                    f"num_workers is {shown(text)}, but min_workers is"
                     f" {shown(values['min_workers'])}; give one of the two."
                 )
             return {**values, "min_workers": least, "num_workers": most}
@@ -149,14 +145,14 @@ class Resources(PerWorker):
 
 
 def check_batch(recipe: Recipe, resources: Resources) -> None:
-    """Raise UserError where the workers cannot share the batches of the recipe."""
+    """Raise UserError where the workers cannot divide the recipe's batches among them."""
     batch_size, workers = recipe.batch_size, resources.num_workers
     if batch_size < workers:
         raise UserError(
             f"batch_size is {batch_size}, fewer images than num_workers, {workers}, and each needs"
             " at least one; raise batch_size."
         )
-    # A range of workers shares a batch as evenly as it can; its mean stays that of the batch.
+    # A range of workers may divide a batch unevenly: the gradient stays the batch's mean.
     if not resources.min_workers and batch_size % workers:
         raise UserError(
             f"batch_size is {batch_size}, which {workers} workers cannot share equally; make it a"
@@ -168,7 +164,7 @@ Location = Annotated[str, BeforeValidator(lambda at: str(at) if isinstance(at, P
 
 
 class RunConfig(Config):
-    """Where a run's data and results lie, and how much it prints. Decides nothing learned."""
+    """Where a run's data and results lie, and how much it prints. It changes no result."""
 
     groups: ClassVar = {"data_dir": "run"}
 
@@ -177,20 +173,20 @@ class RunConfig(Config):
     )
     storage: Location = Field(
         "~/mnist_ray_results",
-        description="Folder, or a URI like s3://bucket/path, that gets a folder per run.",
+        description="Folder, or a URI like s3://bucket/path, in which each run has a folder.",
     )
     name: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Name of the run's folder; none makes one from the time.",
     )
-    resume: bool = Field(False, description="Go on with the run of this name where it stopped.")
+    resume: bool = Field(False, description="Go on with the run `name` where it stopped.")
     max_failures: int = Field(
         3,
         ge=0,
         le=1000,
-        description="Times a training run, or each trial of a study, is started again from its last"
-        " checkpoint after it failed or its machine was lost.",
+        description="How many times a training run, or a trial of a study, restarts from its"
+        " last checkpoint after it failed or its machine was lost.",
     )
     verbose: bool = Field(False, description="Ray's own output, and tracebacks.")
 
@@ -214,12 +210,12 @@ STUDY_RECIPE: dict[str, Any] = {
     "epochs": 3,
     "holdout": 10_000,
 }
-"""Where a study's recipe departs from the reference: what wins within a few epochs does not win in
-twenty, and a study selects on held-out images."""
+"""Where a study's base recipe departs from the reference: a study trains for a few epochs, in which
+other settings win than in twenty, and selects by held-out images."""
 
 
 def _seconds(value: Any) -> Any:
-    """`90`, `90s`, `1.5m` or `2h` in seconds; anything else is left to the field to refuse."""
+    """Return `90s`, `1.5m` or `2h` in seconds, and any other value as it is."""
     unit = {"s": 1, "m": 60, "h": 3600}.get(value[-1:]) if isinstance(value, str) else None
     try:
         return float(value[:-1]) * unit if unit else value
@@ -231,7 +227,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class TuneConfig(Config):
-    """A study: which configurations to try, and how long each may train."""
+    """The settings of a study: which configurations it tries, and how long each one trains."""
 
     groups: ClassVar = {"num_trials": "study"}
 
@@ -242,15 +238,15 @@ class TuneConfig(Config):
         description="Configurations to try, the base recipe among them; none takes 6, or the whole"
         " grid.",
     )
-    search: str = Field("random", description="How they are chosen.")
-    scheduler: str = Field("one-rung", description="How long each may train.")
+    search: str = Field("random", description="How configurations are chosen.")
+    scheduler: str = Field("one-rung", description="How long each configuration trains.")
     base: bool = Field(
-        True, description="Try the base recipe too, first, to say whether anything beats it."
+        True, description="Try the base recipe first, to compare it with the others."
     )
     tries: list[str] = Field(
         [],
-        description="A configuration to try beside those that are sampled, like 'lr=0.1"
-        " momentum=0.9'; what it does not name is the base recipe's.",
+        description="A configuration to try before the sampled ones, like 'lr=0.1 momentum=0.9';"
+        " fields that it does not name are the base recipe's.",
         json_schema_extra={"flag": "--try", "metavar": "'NAME=VALUE …'"},
     )
     keep: int | None = Field(
@@ -263,24 +259,24 @@ class TuneConfig(Config):
         None,
         ge=0,
         le=100,
-        description="Best trials to repeat with fresh seeds before one wins, which then trains on"
-        " all images; 0 is off, none takes 2 if the time budget allows.",
+        description="Best trials to repeat with fresh seeds; the best mean wins, and trains on all"
+        " images. 0 is off, none takes 2 if the time budget allows.",
     )
-    confirm_seeds: int = Field(2, ge=1, le=100, description="Fresh seeds of each of these.")
+    confirm_seeds: int = Field(2, ge=1, le=100, description="Fresh seeds per confirmed trial.")
     confirm_base: bool = Field(
-        False, description="Confirm the base recipe too, however it did in the search."
+        False, description="Confirm the base recipe too, whatever its place in the search."
     )
     time_budget: Seconds | None = Field(
         None,
         gt=0,
         le=10**7,
-        description="Begin nothing that would not end within, like 90s, 10m or 2h.",
+        description="Start no trial that would not end within this time, like 90s, 10m or 2h.",
     )
     space: dict[str, str] = Field(
         {},
         description="What to vary, like lr=loguniform(0.003,0.3); also uniform, randint, choice.",
     )
-    workers_per_trial: int = Field(1, ge=1, le=1024, description="Data-parallel workers a trial.")
+    workers_per_trial: int = Field(1, ge=1, le=1024, description="Data-parallel workers per trial.")
     max_concurrent: int | None = Field(
         None, ge=1, le=10_000, description="Trials at a time; none runs as many as fit."
     )

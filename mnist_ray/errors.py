@@ -1,4 +1,5 @@
-"""How a command ends: 0 done, 1 a run failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."""
+"""How a command ends: with exit code 0 for success, 1 for a failed run, 2 for bad input, 130 for
+Ctrl-C, or 143 for SIGTERM."""
 
 import codecs
 import errno
@@ -16,44 +17,43 @@ from tempfile import gettempdir
 
 
 class UserError(Exception):
-    """Something the user can put right. Its text is all that is shown; the exit code is 2."""
+    """Bad input that the user can correct. The command prints only its text and exits with 2."""
 
 
 class RunFailed(Exception):
-    """A run that began and did not come to its end. Its text is all that is shown; the exit code
-    is 1."""
+    """A run that started and failed. The command prints only its text and exits with 1."""
 
 
 _received = int(signal.SIGINT)
 
 
 def heed_signals() -> None:
-    """Let SIGTERM, and SIGHUP of a terminal that closes, end a command as Ctrl-C does. Once more
-    after Ray has started, which takes SIGTERM for itself."""
+    """Let SIGTERM, and the SIGHUP of a closed terminal, end a command as Ctrl-C does. Call this
+    again after Ray has started, because Ray replaces the handler of SIGTERM."""
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            if signal.getsignal(number) != signal.SIG_IGN:  # it is ignored under nohup
                 signal.signal(number, interrupt)
 
 
 def interrupt(number: int, frame: object = None) -> None:
     """Raise KeyboardInterrupt for the signal `number`."""
-    if number == signal.SIGHUP:  # nobody reads any more, and writing would fail
+    if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
     global _received
-    _received = number  # Ray may raise a KeyboardInterrupt of its own instead of this one
+    _received = number  # kept here, because Ray may replace this exception by its own
     raise KeyboardInterrupt
 
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Call `command` with the arguments and return its exit code. Bugs are let through; the flag
-    `--verbose` shows the traceback of other errors too."""
+    """Call `command` with the arguments and return its exit code. Unexpected exceptions pass
+    through; with `--verbose` the expected errors print their traceback, too."""
     argv = sys.argv[1:] if argv is None else argv
     heed_signals()
     _print_in_any_encoding()
-    # The only Ray Train that this package speaks to; Ray reads this when it is imported.
+    # The package needs version 2 of Ray Train; Ray reads this variable at import.
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     try:
         command(argv)
@@ -65,18 +65,18 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + _received
-    except BrokenPipeError:  # `… | head`: the reader has seen enough
+    except BrokenPipeError:  # `… | head` has read enough
         sys.stderr.close()
         return 0
     return 0
 
 
 PLAIN = {"±": "+-", "→": "->", "…": "...", "≥": ">=", "≤": "<=", "\u00d7": "x", "\u2013": "-"}
-"""What is written where the output's encoding lacks the character; for any other it is `?`."""
+"""Replacements for characters that the output's encoding lacks; any other character becomes `?`."""
 
 
 def _print_in_any_encoding() -> None:
-    """Let nothing that is printed raise UnicodeEncodeError, whatever the terminal's encoding."""
+    """Replace characters that the terminal's encoding lacks, instead of raising an error."""
     codecs.register_error("mnist_ray_plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -84,24 +84,24 @@ def _print_in_any_encoding() -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Return what to write for the first character that cannot be encoded, and where to go on."""
+    """Return the replacement of the first character that cannot be encoded, and the next index."""
     assert isinstance(error, UnicodeEncodeError)
     character = error.object[error.start]
-    if "\udc80" <= character <= "\udcff":  # a byte of a path that is not text: as it was
+    if "\udc80" <= character <= "\udcff":  # an undecodable byte of a path: written unchanged
         return bytes([ord(character) - 0xDC00]), error.start + 1
     return PLAIN.get(character, "?"), error.start + 1
 
 
 LOW_ON_MEMORY = "low on memory"
-"""Ray says this in the middle of a long text about a process that its memory monitor killed."""
+"""Words in Ray's long message about a process that its memory monitor killed."""
 
 NO_SPACE = os.strerror(errno.ENOSPC)
 
 
 @contextmanager
 def explain_storage_errors(folder: object) -> Iterator[None]:
-    """Raises RunFailed for whatever was raised, by Ray too, because a disk was full or a bucket
-    could not be reached."""
+    """Raise RunFailed instead of any error, including Ray's, that says that a disk was full or a
+    bucket failed. `folder` is where the run is stored."""
     try:
         yield
     except Exception as error:
@@ -112,8 +112,8 @@ def explain_storage_errors(folder: object) -> Iterator[None]:
             ) from error
         if NO_SPACE not in str(error):
             raise
-        here = [each for each in (folder, Path(gettempdir())) if isinstance(each, Path)]
-        free = {each: shutil.disk_usage(each).free for each in here}
+        local = [each for each in (folder, Path(gettempdir())) if isinstance(each, Path)]
+        free = {each: shutil.disk_usage(each).free for each in local}
         full = min(free, key=lambda each: free[each])
         raise RunFailed(
             f"a disk is full: {full} has {free[full] / 1e6:.1f} MB left. What was found so far is"
@@ -122,20 +122,8 @@ def explain_storage_errors(folder: object) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Why something could not be read or written, in a line."""
+    """Return in one line, of at most 200 characters, why a file could not be read or written."""
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
         text = os.strerror(errno.ENOENT)
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-def usable(field: str, path: Path) -> Path:
-    """`path` made absolute; raises UserError if it could not name anything on this machine."""
-    try:
-        full = path.expanduser().resolve()
-        is_folder = full.is_dir()  # raises for names that are too long, and where it may not look
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{field} {path} cannot be used: {error}.") from None
-    if is_folder and not os.access(full, os.X_OK):
-        raise UserError(f"{field} {path} cannot be used: you may not enter that folder.")
-    return full

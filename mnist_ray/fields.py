@@ -1,7 +1,7 @@
-"""What fields are made of: validated once, with a sentence for each thing that is wrong.
+"""Reads and validates the fields of the config classes, with a sentence for each wrong value.
 
-Flags (`flags.py`), YAML files and search spaces all go through `build`, so a bad value has one
-sentence wherever it comes from.
+Command-line flags, YAML files and search spaces are all read here, so that a bad value gets the
+same sentence wherever it comes from.
 """
 
 import re
@@ -18,29 +18,29 @@ from mnist_ray.storage import Place
 
 
 class Config(BaseModel):
-    """Base of the config classes: frozen, no unknown fields, no NaN or infinity."""
+    """The base of the config classes: frozen, without unknown fields, NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     groups: ClassVar[Mapping[str, str]] = {}
-    """Titles of the groups in which `--help` shows the flags, by the field that begins each."""
+    """The titles of the groups of flags in `--help`, by the first field of each group."""
 
     def replace(self, **changes: Any) -> Self:
-        """A validated copy with `changes` applied; raises UserError."""
+        """Return a copy with `changes`; raises UserError where the copy is not valid."""
         return build(type(self), {**self.model_dump(), **changes})
 
 
 C = TypeVar("C", bound=Config)
 
 UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
-"""What PyYAML raises: for bad syntax, a number that is none, an odd tag, a thousand brackets."""
+"""What PyYAML raises for bad syntax, a bad number, an unknown tag, or a thousand brackets."""
 
 
 class CoreLoader(yaml.SafeLoader):
     """Reads YAML by the core schema of YAML 1.2 (yaml.org/spec/1.2.2, section 10.3.2).
 
-    PyYAML itself keeps to YAML 1.1, in which `1:4` is 64, `010` is 8, `1e-3` and `no` are not what
-    they seem, and a date is no text. A key that is there twice is an error.
+    PyYAML's own loaders read YAML 1.1, in which `1:4` is 64, `010` is 8, `1e-3` is a text, and `no`
+    is false. Here, a key that is there twice is an error.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -66,8 +66,8 @@ CORE = {
         list("-+.0123456789"),
     ),
 }
-"""What is not text: each type's pattern, and the characters that it can begin with."""
-CoreLoader.yaml_implicit_resolvers = {}  # without those of YAML 1.1
+"""For each type other than text: the pattern of its values, and their possible first characters."""
+CoreLoader.yaml_implicit_resolvers = {}  # drops the patterns of YAML 1.1
 for _name, (_pattern, _first) in CORE.items():
     CoreLoader.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
 
@@ -87,9 +87,9 @@ CoreLoader.add_constructor(TAG + "float", _float)
 
 
 def parse_yaml(text: str, texts: Sequence[str] = ()) -> Any:
-    """Return the value that `text` is in YAML; raises one of UNREADABLE.
+    """Return the value of the YAML in `text`; raises one of UNREADABLE.
 
-    The keys in `texts`, at the top, keep what is written for them: a name may look like a number.
+    The values of the top-level keys in `texts` stay text, even if they look like numbers.
     """
     loader = CoreLoader(text)
     try:
@@ -103,7 +103,7 @@ def parse_yaml(text: str, texts: Sequence[str] = ()) -> Any:
 
 
 def build(cls: type[C], values: Mapping[str, Any]) -> C:
-    """`cls(**values)`, with a sentence for each thing wrong; raises UserError."""
+    """Return `cls(**values)`; raises UserError with a sentence for each wrong value, at most 3."""
     for name, value in values.items():
         if name in cls.model_fields:
             _refuse_bool(cls, name, value)
@@ -114,15 +114,14 @@ def build(cls: type[C], values: Mapping[str, Any]) -> C:
 
 
 def _refuse_bool(cls: type[Config], name: str, value: Any) -> None:
-    """Raise UserError where a field that is a number or a text is set to true or false."""
     annotation = cls.model_fields[name].annotation
     if isinstance(value, bool) and bool not in (typing.get_args(annotation) or (annotation,)):
         raise UserError(f"{name} is {str(value).lower()}, but must not be true or false.")
 
 
 def field_value(cls: type[Config], name: str, value: Any) -> Any:
-    """`value` in the type of the field `name` of `cls`, whatever the other fields are; raises
-    UserError where the field cannot have it."""
+    """Return `value` in the type of the field `name` of `cls`, without a look at other fields;
+    raises UserError where the field cannot have it."""
     _refuse_bool(cls, name, value)
     field = cls.model_fields[name]
     annotated: Any = Annotated[field.annotation, field]
@@ -134,9 +133,9 @@ def field_value(cls: type[Config], name: str, value: Any) -> Any:
 
 
 def read_yaml(path: Place, texts: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the fields in a recipe file, with those in `texts` as they are written there.
+    """Return the fields in a YAML file. The values of the fields in `texts` stay text.
 
-    Raises UserError if the file is not a mapping of names to values.
+    Raises UserError where the file cannot be read, or is no mapping of names to values.
     """
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"), texts)
@@ -153,7 +152,7 @@ def read_yaml(path: Place, texts: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def bounds(field: Any) -> str:
-    """The range of a field in words, like `at least 0, at most 0.9`; empty where it has none."""
+    """Return a field's bounds in words, like `at least 0, at most 0.9`; empty without bounds."""
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     return ", ".join(
         f"{word} {getattr(rule, name)}"
@@ -164,7 +163,7 @@ def bounds(field: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in an error message: on one line, and not too long."""
+    """Return a value as error messages show it: on one line, of at most 60 characters."""
     text = str(value) if isinstance(value, (str, int, float)) else reprlib.repr(value)
     text = " ".join(text.split())
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -177,7 +176,7 @@ NEEDED = {
     "track": "mlflow, mlflow=URI, wandb or wandb=PROJECT",
     "time_budget": "a time of at most 10000000 seconds, like 90s, 10m or 2h",
 }
-"""What a field takes, where its bounds do not say it."""
+"""What a field takes, for fields whose bounds do not say it."""
 
 
 def _sentence(cls: type[Config], error: Any) -> str:

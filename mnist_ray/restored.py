@@ -1,6 +1,5 @@
-"""What a call replaces in its process is replaced for a block, so that a notebook that makes the
-call goes on as it was: environment variables, signal handlers, log levels.
-"""
+"""Environment variables, signal handlers and log levels that are restored after a block, so that a
+call from a notebook leaves the notebook's process as it was."""
 
 import logging
 import os
@@ -18,9 +17,9 @@ def environment(
     unless_set: Mapping[str, str] = NONE,
     also: Collection[str] = (),
 ) -> Iterator[None]:
-    """Set environment variables for a block: `values`, and of `unless_set` those that the user has
-    not set. They are put back afterwards, and so are those named in `also`, which the block sets
-    by itself."""
+    """Set environment variables for a block: all of `values`, and those of `unless_set` that the
+    user has not set. Afterwards, restore these variables and those named in `also`, which the block
+    itself may set."""
     before = {name: os.environ.get(name) for name in {*values, *unless_set, *also}}
     os.environ.update({**unless_set, **os.environ, **values})
     try:
@@ -35,12 +34,12 @@ def environment(
 
 @contextmanager
 def signal_handlers() -> Iterator[None]:
-    """Let a block set signal handlers, as Ray does, and put those from before back after it."""
+    """Restore the signal handlers after a block that replaces them, as Ray does."""
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():  # no other one can set any
+        if threading.current_thread() is threading.main_thread():  # other threads cannot set any
             for number, handler in before.items():
                 if handler is not None and handler != signal.getsignal(number):
                     signal.signal(number, handler)
@@ -48,7 +47,7 @@ def signal_handlers() -> Iterator[None]:
 
 @contextmanager
 def log_level(name: str, level: int | None = None) -> Iterator[None]:
-    """Set the level of a logger for a block, or let the block set it."""
+    """Set a logger's level for a block, if one is given, and restore it after the block."""
     logger = logging.getLogger(name)
     before = logger.level
     if level is not None:

@@ -1,7 +1,7 @@
-"""Where runs lie: a folder of this machine, or one behind a URI like s3://bucket/path.
+"""Files and folders of runs, on this machine or behind a URI like s3://bucket/path.
 
-The latter goes through pyarrow's file systems, as Ray's own storage does, so that one URI and one
-set of credentials serve both. It is imported where it is needed, because `--help` waits for it.
+URIs go through pyarrow's file systems, as Ray's own storage does, so that one URI and one set of
+credentials serve both. pyarrow is imported late, because `--help` would wait for the import.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
-from mnist_ray.errors import UserError, reason, usable
+from mnist_ray.errors import UserError, reason
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file or a folder behind a URI, with as much of pathlib.Path as a run's folder needs. All
-    that goes over the network raises OSError."""
+    """A file or folder behind a URI, with the methods of pathlib.Path that runs need. Methods that
+    use the network raise OSError."""
 
     root: str
-    """Scheme and bucket or host, like s3://bucket."""
+    """The scheme and the bucket or host, like s3://bucket."""
     path: PurePosixPath
-    """Within the root."""
+    """The path within the root."""
     query: str = ""
-    """Settings of the file system, like region=eu-west-1."""
+    """The file system's settings, like region=eu-west-1."""
 
     def __str__(self) -> str:
         query = f"?{self.query}" if self.query else ""
@@ -57,7 +57,7 @@ class Remote:
         return bool(self.info().type.name == "Directory")
 
     def glob(self, pattern: str) -> Iterator["Remote"]:
-        """Those that match a pattern of names, sorted; `**` is not one."""
+        """Yield the files and folders that match a pattern, sorted; `**` is not supported."""
         first, _, rest = pattern.partition("/")
         names = sorted(info.base_name for info in self.files(recursive=False))
         for name in fnmatch.filter(names, first):
@@ -86,7 +86,7 @@ class Remote:
 
     @property
     def within(self) -> str:
-        """The path as the file system has it, and Ray: in S3's it begins with the bucket."""
+        """The path as pyarrow and Ray write it: for S3, it begins with the bucket."""
         return str(PurePosixPath(_system(self.root, self.query)[1]) / self.path)
 
 
@@ -97,7 +97,7 @@ URI_FLAGS = re.DOTALL | re.IGNORECASE
 
 @functools.lru_cache
 def _system(root: str, query: str) -> tuple[Any, str]:
-    """The file system of a root, and the root's path in it."""
+    """Return the file system of a root, and the root's path in it."""
     from pyarrow.fs import FileSystem
 
     system, path = FileSystem.from_uri(f"{root}/?{query}" if query else f"{root}/")
@@ -105,8 +105,8 @@ def _system(root: str, query: str) -> tuple[Any, str]:
 
 
 def place(field: str, text: "str | Place") -> Place:
-    """A folder that a user named, of this machine or by a URI; raises UserError where it cannot be
-    one, or cannot be reached."""
+    """Return the file or folder that the user gave as the setting `field`, by a path or a URI;
+    raises UserError where the text names none, or its bucket or host cannot be reached."""
     if isinstance(text, Remote):
         return text
     uri = str(text).strip()
@@ -116,13 +116,12 @@ def place(field: str, text: "str | Place") -> Place:
     if not match or match[1].lower() == "file":
         return local(field, text, or_uri=" or a URI like s3://bucket/path")
     scheme, host, path, query = match.groups()
-    scheme = scheme.lower()
     if "@" in host:
         raise UserError(
-            f"{field} has credentials in it, and would be printed and kept; set them where the"
+            f"{field} has credentials in it, which would be printed and kept; set them where the"
             " machines look for them, for S3 in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         )
-    remote = Remote(f"{scheme}://{host}", PurePosixPath(path.strip("/")), query)
+    remote = Remote(f"{scheme.lower()}://{host}", PurePosixPath(path.strip("/")), query)
     try:
         if not Remote(remote.root, PurePosixPath(), query).is_dir():
             raise UserError(f"{field} {text} cannot be used: there is no {remote.root}.")
@@ -132,35 +131,45 @@ def place(field: str, text: "str | Place") -> Place:
 
 
 def local(field: str, text: str | Path, or_uri: str = "") -> Path:
-    """A folder or file of this machine that a user named, by its path or as file:///path; raises
-    UserError where it cannot be one. `or_uri` says what else the field takes."""
-    uri = str(text).strip()
-    # pathlib, where the flag went through it, makes one slash of several.
+    """Return the absolute path of the file or folder of this machine that the user gave as the
+    setting `field`, by its path or as file:///path.
+
+    Raises UserError for anything else, and for a folder that the user may not enter. `or_uri` is
+    what else the field takes, for the error message.
+    """
+    uri, path = str(text).strip(), Path(text)
+    # If `text` is a Path, it has single slashes only: pathlib turns file:///path into file:/path.
     if file := re.fullmatch(r"file:(?://([^/]*)(?=/)|(?!//))(/.*)", uri, URI_FLAGS):
-        host, path = file.groups()
+        host, path_in_uri = file.groups()
         if host not in (None, "", "localhost"):
             raise UserError(
                 f"{field} {text} cannot be used: it is on the host {host}; a folder of this machine"
                 " has three slashes, like file:///home/me/runs."
             )
-        return usable(field, Path(unquote(path, errors="surrogateescape")))
-    if re.match(r"[a-z][a-z0-9+.-]*:/|(s3|gs|gcs|abfss?|hdfs)(:|//)|file:", uri, URI_FLAGS):
+        path = Path(unquote(path_in_uri, errors="surrogateescape"))
+    elif re.match(r"[a-z][a-z0-9+.-]*:/|(s3|gs|gcs|abfss?|hdfs)(:|//)|file:", uri, URI_FLAGS):
         raise UserError(
             f"{field} {text} cannot be used: it must be a path on this machine{or_uri}; put ./"
             " before a name that looks like a URI."
         )
-    return usable(field, Path(text))
+    try:
+        full = path.expanduser().resolve()
+        is_folder = full.is_dir()  # raises if the name is too long, or a parent is not accessible
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{field} {path} cannot be used: {error}.") from None
+    if is_folder and not os.access(full, os.X_OK):
+        raise UserError(f"{field} {path} cannot be used: you may not enter that folder.")
+    return full
 
 
 def make(folder: Place) -> None:
-    """Make a folder, and those it is in."""
-    if isinstance(folder, Path):
+    """Make a folder and its parents."""
+    if isinstance(folder, Path):  # behind a URI, a folder exists once a file is in it
         folder.mkdir(parents=True, exist_ok=True)
-    # Elsewhere a folder is there when something is in it.
 
 
 def write(file: Place, content: bytes) -> None:
-    """Write a file whole or not at all, replacing one that is there."""
+    """Write a file completely or not at all, replacing an existing one."""
     if isinstance(file, Remote):
         with file.system.open_output_stream(file.within) as stream:
             stream.write(content)
@@ -170,11 +179,11 @@ def write(file: Place, content: bytes) -> None:
         partial.write_bytes(content)
         os.replace(partial, file)
     finally:
-        partial.unlink(missing_ok=True)  # where the disk is full
+        partial.unlink(missing_ok=True)  # it is still there if the disk was full
 
 
 def remove(folder: Place) -> None:
-    """Delete a folder, if it is there and can be deleted; what is left does no harm."""
+    """Delete a folder as far as possible; files that cannot be deleted stay, without an error."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -191,14 +200,14 @@ def remove_file(file: Place) -> None:
 
 
 def size(folder: Place) -> int:
-    """Bytes of all files in the folder."""
+    """Return the size of all files in a folder, in bytes."""
     if isinstance(folder, Remote):
         return sum(info.size or 0 for info in folder.files(recursive=True))
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def modified(file: Place) -> datetime:
-    """When the file was last written, UTC."""
+    """Return when a file was last written, in UTC."""
     if isinstance(file, Remote):
         changed: datetime = file.info().mtime
         return changed
@@ -206,6 +215,7 @@ def modified(file: Place) -> datetime:
 
 
 def relative(inner: str | Place, folder: Place) -> str:
-    """Where something is in `folder`: a place, or what Ray calls by a path."""
+    """Return the path of `inner` relative to `folder`. `inner` is a Place, or a path as Ray writes
+    it, which for S3 begins with the bucket."""
     paths = [each.within if isinstance(each, Remote) else str(each) for each in (inner, folder)]
     return str(PurePosixPath(paths[0]).relative_to(paths[1]))

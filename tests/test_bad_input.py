@@ -1,5 +1,5 @@
-"""Bad input of every kind, generated: exit code 2, one line that names the field or the file, and
-nothing changed."""
+"""Generated bad input of every kind. A command exits with code 2, prints one line that names the
+field or the file, and changes nothing."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ def many(examples: int) -> settings:
 
 
 def refused(main: Any, *argv: str) -> str:
-    """What a command says as it refuses its input."""
+    """Check that a command refuses its input in one line, and return the line."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         code = errors.run(main, argv)
@@ -46,7 +46,7 @@ def refused(main: Any, *argv: str) -> str:
 
 
 def out_of_bounds(field: Any) -> st.SearchStrategy[Any]:
-    """Numbers that the field's bounds exclude."""
+    """Return numbers outside the field's bounds."""
     found = []
     for rule in field.metadata:
         for name, sign, strict in (("ge", -1, 1), ("gt", -1, 0), ("le", 1, 1), ("lt", 1, 0)):
@@ -60,7 +60,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
 
 def bad_values(field: Any) -> st.SearchStrategy[Any]:
-    """Values that a field cannot have, whether from a flag or from YAML."""
+    """Return values that are wrong for a field, both as a flag and in YAML."""
     kinds = typing.get_args(field.annotation) or (field.annotation,)
     words = TEXT.filter(lambda text: not _is_a_number(text) and text.strip())
     if typing.get_origin(field.annotation) is typing.Literal:
@@ -68,7 +68,7 @@ def bad_values(field: Any) -> st.SearchStrategy[Any]:
     if bool in kinds:
         return st.sampled_from(["perhaps", "2", "none"])
     if int in kinds:
-        # A whole number as text is one, and "1:4" is a range of workers.
+        # Text with a colon may be a range of workers, like "1:4".
         words = words.filter(lambda text: ":" not in text)
         return out_of_bounds(field) | words | st.floats(0.1, 0.9)
     return out_of_bounds(field) | words | st.sampled_from([math.nan, math.inf, -math.inf])
@@ -154,14 +154,14 @@ def test_spaces(tmp_path: Path, name: str, spec: str) -> None:
     base = Recipe(**STUDY_RECIPE)
     with contextlib.suppress(UserError):
         search.parse({name: spec.strip()}, base)
-        assume(False)  # by chance it is one
+        assume(False)  # it happens to be a valid space
     said = refused(tune.main, f"--space={name}={spec}", "--storage", str(tmp_path))
     assert "space has " in said
     assert not list(tmp_path.iterdir())
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes]:
-    """The same bytes with some changed, cut off, or put in; or others altogether."""
+    """Return the bytes with some changed, cut off or inserted, or entirely other bytes."""
     place = st.integers(0, len(content) - 1)
     return st.one_of(
         st.tuples(place, st.integers(1, 255)).map(
@@ -212,7 +212,7 @@ def test_checkpoints(saved: Path, tmp_path: Path, data: st.DataObject) -> None:
     except UserError:
         said = refused(evaluate.main, str(tmp_path))
         assert f"checkpoint {tmp_path}" in said
-    else:  # a byte that says nothing, like a file's date in the archive
+    else:  # the damaged byte has no meaning, like a file's date in the archive
         weights = checkpoint.load(saved).state["model"]
         assert all(
             torch.equal(value, weights[name]) for name, value in loaded.state["model"].items()
@@ -230,7 +230,7 @@ def test_results_tables(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "run" / tables.TRIALS
     content = data.draw(damaged(path.read_bytes()))
     path.write_bytes(content)
-    # Either it is refused, or the byte says nothing that these need.
+    # Either the file is refused, or the damaged byte is none that the commands need.
     for read in (results.main, lambda argv: resume.ended(Path(*argv)) and None):
         said = io.StringIO()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):

@@ -100,7 +100,7 @@ def test_workers_that_cannot_share_a_batch_are_refused(
         with pytest.raises(UserError) as caught:
             refuse()
         assert says in str(caught.value)
-    if workers == "2":  # a study's trials have no range of workers
+    if workers == "2":  # a study takes no range of workers
         argv = ["--batch-size", str(batch_size), "--workers-per-trial", workers]
         assert errors.run(tune.main, argv) == 2
         assert says in capsys.readouterr().err
@@ -291,7 +291,7 @@ def test_settings_that_were_written_are_read_again(tmp_path: Path) -> None:
 
 
 class Percent(Config):
-    """Every kind of field that flags are made of, with what argparse would format."""
+    """Every kind of field, with text in it that argparse would take for a format."""
 
     switch: bool = Field(True, description="100 % on, %d.")
     kind: Literal["5%", "%s"] = Field("5%", description="How many %.")

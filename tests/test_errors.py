@@ -1,4 +1,4 @@
-"""What a command prints reaches every terminal, whatever its encoding."""
+"""Commands can print to a terminal of any encoding."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from mnist_ray.terminal import training
 
 
 def printed(encoding: str, *texts: object) -> bytes:
-    """What a command that prints these writes to stdout and stderr."""
+    """Return the bytes on stdout and stderr of a command that prints `texts` and then fails."""
     written = io.BytesIO()
 
     def command(_: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ def printed(encoding: str, *texts: object) -> bytes:
         ("ascii", "99.2 ± 0.1 % → …/ü ≥ 1", b"99.2 +- 0.1 % -> .../? >= 1"),
         ("latin-1", "99.2 ± 0.1 % → ü", b"99.2 \xb1 0.1 % -> \xfc"),
         ("cp1252", "± → 日本", b"\xb1 -> ??"),
-        # A folder's name that is no text keeps its bytes.
+        # Undecodable bytes in a folder's name stay as they are.
         ("utf-8", os.fsdecode(b"/runs/\xff"), b"/runs/\xff"),
         ("ascii", os.fsdecode(b"/runs/\xff"), b"/runs/\xff"),
     ],

@@ -1,4 +1,4 @@
-"""A bucket is used as a folder is, over HTTP to a server of S3's protocol."""
+"""Folders and buckets behave alike. The bucket is on a local server of S3's protocol."""
 
 import errno
 import fcntl
@@ -56,7 +56,7 @@ def test_a_folder_and_a_bucket_are_the_same(home: Place) -> None:
     with pytest.raises(FileNotFoundError):
         (run / "none").read_bytes()
     storage.remove(run / "inner")
-    storage.remove(run / "inner")  # is gone already
+    storage.remove(run / "inner")  # removing it again is no error
     assert not (run / "inner" / "c").exists()
     assert (run / "a.txt").exists()
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_used(
         ("FILE:///tmp/a", "/tmp/a"),
         ("file://localhost/tmp/a", "/tmp/a"),
         ("file:/tmp/a", "/tmp/a"),
-        (Path("file:///tmp/a"), "/tmp/a"),  # of which pathlib makes one slash
+        (Path("file:///tmp/a"), "/tmp/a"),  # pathlib makes this file:/tmp/a
         ("file:///tmp/%ff", "/tmp/\udcff"),
         ("/tmp/s3:/a", "/tmp/s3:/a"),
         ("./s3:/a", str(Path.cwd() / "s3:/a")),
@@ -163,7 +163,7 @@ NEARLY += ["file:tmp", "file://"]
             ["s3//bucket", "file://host/tmp", *NEARLY],
             ["storage", "path", "checkpoint", "config"],
         ),
-        # These are Paths from the start, in which two slashes are one.
+        # These fields are Paths, so two slashes become one before anything is checked.
         *itertools.product(NEARLY, ["data_dir", "report"]),
     ],
 )
@@ -212,7 +212,7 @@ def test_a_name_that_no_one_chose_is_the_next_that_is_free(home: Place) -> None:
 
 
 def as_nfs_does(file: Any, operation: int) -> None:
-    """An exclusive lock needs a file that is open for writing."""
+    """Refuse, as NFS does, an exclusive lock on a file that is not open for writing."""
     if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return flock(file, operation)
@@ -275,7 +275,7 @@ def test_a_folder_that_may_not_be_entered(command: str, flags: list[str], tmp_pa
     shut = tmp_path / "open" / "shut"
     shut.mkdir(parents=True)
     shut.chmod(0)
-    # Root may enter any folder, unless these two of its powers are taken.
+    # Root may enter any folder, unless it runs without these two capabilities.
     less = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if not os.geteuid() else []
     flags = [flag.format(at=shut, open=tmp_path / "open") for flag in flags]
     python = [sys.executable, "-m", f"mnist_ray.{command}"]

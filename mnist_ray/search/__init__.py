@@ -1,22 +1,13 @@
 """The search: which configurations to try next, in which phases, and what won.
 
-It decides by rows of the results tables. Never imports torch, Ray or another part; Optuna only when
-it samples.
+It decides from the rows of the trials table. It never imports torch, Ray or another part, and
+Optuna only when it samples.
 """
 
 from mnist_ray.search.outcome import Phase, Status, against_base, verdict
 from mnist_ray.search.plan import Plan, Planned
-from mnist_ray.search.samplers import (
-    LAG,
-    SAMPLERS,
-    SCHEDULERS,
-    Method,
-    Policy,
-    Sampler,
-    policy,
-    sampler,
-    space_of,
-)
+from mnist_ray.search.samplers import SAMPLERS, SCHEDULERS, Method, Policy, policy
+from mnist_ray.search.sampling import LAG, Sampler, sampler, space_of
 from mnist_ray.search.space import FIXED, Dimension, identity, parse, read_dimension
 from mnist_ray.search.statistics import in_percent, mean_and_deviation, welch, wilson
 

@@ -1,5 +1,7 @@
-"""What came out of a study: which trial won, and what a few runs with different seeds say of it, in
-words. It reads rows of the trials table, those of a study that runs or of one that ended."""
+"""The outcome of a study: which trial won, and whether its lead is more than noise, in words.
+
+Everything here follows from rows of the trials table, of a running or an ended study.
+"""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -12,29 +14,29 @@ Row = dict[str, Any]
 
 
 class Phase(StrEnum):
-    """A phase of a study, in the order in which they come."""
+    """The phases of a study, in order."""
 
     SCREEN = "screen"
-    """Every configuration for one epoch, a whole schedule of its own."""
+    """Every configuration trains for one epoch, with a whole learning-rate schedule in it."""
     SEARCH = "search"
-    """The configurations that compete, in full."""
+    """The configurations that compete train in full."""
     CONFIRM = "confirm"
-    """The best of them again, with fresh seeds and the same held-out images."""
+    """The best configurations train again, with fresh seeds and the same held-out images."""
     FINAL = "final"
-    """The winner with no image held out, scored on the test set."""
+    """The winner trains with no image held out and is scored on the test set."""
 
 
 class Status(StrEnum):
-    """How a trial, or a training run, ended."""
+    """How a trial or a training run ended."""
 
     OK = "ok"
-    """It trained all its epochs."""
+    """All its epochs are done."""
     STOPPED = "stopped"
     """The scheduler stopped it."""
     DIVERGED = "diverged"
-    """Its loss was no longer finite."""
+    """Its loss became infinite or NaN."""
     FAILED = "failed"
-    """It ended with an error, or was interrupted."""
+    """It ended with an error or was interrupted."""
     RUNNING = "running"
     """It has not ended, or was killed."""
 
@@ -44,42 +46,45 @@ WITH_RESULT = (Status.OK, Status.STOPPED)
 
 
 def verdict(confirmed: Mapping[int, Sequence[float | None]]) -> str:
-    """The first of the confirmed trials and the second, and whether their difference is more than
-    noise; empty without any. An accuracy of None is a repetition without a result."""
-    described = [_described(number, runs) for number, runs in confirmed.items()]
-    if len(described) < 2:
-        return "".join(described)
-    text = "; ".join(described[:2])
-    first, second = list(confirmed.values())[:2]
-    return "; ".join(filter(None, (text, compared(first, second))))
+    """Describe the first two confirmed trials, and whether they differ by more than noise; empty
+    where no trial was confirmed. `confirmed` is as returned by the function of that name."""
+    parts = [_described(number, accuracies) for number, accuracies in confirmed.items()][:2]
+    if len(parts) == 2:
+        parts.append(_compared(*list(confirmed.values())[:2]))
+    return "; ".join(filter(None, parts))
 
 
-def compared(ours: Sequence[float | None], theirs: Sequence[float | None]) -> str:
+def _compared(first: Sequence[float | None], second: Sequence[float | None]) -> str:
     """Say whether two samples of accuracies differ by more than noise, by Welch's t-test at 5 %;
-    empty where a run of either is without a result."""
-    first = [accuracy for accuracy in ours if accuracy is not None]
-    second = [accuracy for accuracy in theirs if accuracy is not None]
-    if len(first) < len(ours) or len(second) < len(theirs):
+    empty where a repetition has no result."""
+    ours, theirs = _with_result(first), _with_result(second)
+    if len(ours) < len(first) or len(theirs) < len(second):
         return ""
-    n = f"n = {len(first)}"
-    p = statistics.welch(first, second)
+    n = f"n = {len(ours)}"
+    p = statistics.welch(ours, theirs)
     if p is None:
         return f"{n} cannot tell the difference from noise"
     judged = "tells" if p < 0.05 else "cannot tell"
     return f"{n} {judged} the difference from noise (Welch's t-test, p = {p:.2f})"
 
 
+def _with_result(accuracies: Sequence[float | None]) -> list[float]:
+    return [accuracy for accuracy in accuracies if accuracy is not None]
+
+
 def ranked(rows: Iterable[Row], phase: str) -> list[int]:
-    """Return the numbers of the trials of `phase` that have a result, the best first and of equal
-    ones the earlier. `rows` are those of the trials table, here and below."""
+    """Return the numbers of the trials of `phase` that have a result, by falling best accuracy;
+    among equals, the earlier trial comes first."""
     found = [row for row in rows if row["phase"] == phase and row["status"] in WITH_RESULT]
     found.sort(key=lambda row: (-row["best_accuracy"], row["trial"]))
     return [row["trial"] for row in found]
 
 
 def confirmed(rows: Iterable[Row]) -> dict[int, list[float | None]]:
-    """Return, of each confirmed trial of the search, the accuracies of its repetitions after their
-    last epoch, None for one without a result; the best mean first, in which None counts as 0."""
+    """Return, for each trial that was confirmed, the final accuracies of its repetitions.
+
+    A repetition without a result is None, and counts as 0 in the order: by falling mean accuracy.
+    """
     found: dict[int, list[float | None]] = {}
     for row in sorted(rows, key=lambda row: row["trial"]):
         if row["phase"] == Phase.CONFIRM:
@@ -90,51 +95,52 @@ def confirmed(rows: Iterable[Row]) -> dict[int, list[float | None]]:
 
 def winner(rows: Collection[Row]) -> int | None:
     """Return the number of the best trial: by the confirmation, or else by the search; None where
-    neither has a result."""
+    no trial of either phase has ended with a result."""
     return next(iter([*confirmed(rows), *ranked(rows, Phase.SEARCH)]), None)
 
 
 def against_base(rows: Collection[Row], best: int | None) -> str:
-    """Say where the base recipe came, and how the winner, the trial `best`, stands against it, in
-    parts separated by semicolons; empty where the base recipe took no part, or nothing has won."""
+    """Say which place the base recipe took, and how it compares with the winner, the trial `best`.
+
+    The parts are separated by semicolons. The text is empty where the study did not try the base
+    recipe, or `best` is None.
+    """
     by_number = {row["trial"]: row for row in rows}
-    of_base = [row for row in rows if row["origin"] == "base"]
-    phase = Phase.SEARCH if any(row["phase"] == Phase.SEARCH for row in of_base) else Phase.SCREEN
-    base = next((row for row in of_base if row["phase"] == phase), None)
-    if best is None or base is None:
+    of_base = {row["phase"]: row["trial"] for row in rows if row["origin"] == "base"}
+    phase = Phase.SEARCH if Phase.SEARCH in of_base else Phase.SCREEN
+    if best is None or phase not in of_base:
         return ""
-    number, places = base["trial"], ranked(rows, phase)
-    if number not in places:
-        return f"trial {number} {base['status']}, and so has no result"
-    place = f"trial {number}, place {places.index(number) + 1} of {len(places)} in the"
+    number, ranking = of_base[phase], ranked(rows, phase)
+    if number not in ranking:
+        return f"trial {number} {by_number[number]['status']}, and so has no result"
+    place = f"trial {number}, place {ranking.index(number) + 1} of {len(ranking)} in the"
     place += " search" if phase == Phase.SEARCH else " screening"
     if by_number[best]["origin"] == "base":
         return f"{place}; it is the winner: nothing that was tried beat it"
     repeated = confirmed(rows)
     if number in repeated:
         return f"{place}; {_versus(repeated[best], repeated[number])}"
-    same = best if phase == Phase.SEARCH else by_number[best]["repeats"]
-    shown = [f"{by_number[each]['best_accuracy']:.2%}" for each in (number, same)]
+    compared = best if phase == Phase.SEARCH else by_number[best]["repeats"]
+    shown = [f"{by_number[each]['best_accuracy']:.2%}" for each in (number, compared)]
     return (
         f"{place}; one run of each was compared: {shown[0]} there, {shown[1]} the winner's"
         " configuration; --confirm-base trains both with fresh seeds"
     )
 
 
-def _versus(ours: Sequence[float | None], theirs: Sequence[float | None]) -> str:
-    """Say how the winner's confirmation stands against that of the base recipe."""
-    first = [accuracy for accuracy in ours if accuracy is not None]
-    second = [accuracy for accuracy in theirs if accuracy is not None]
+def _versus(winners: Sequence[float | None], bases: Sequence[float | None]) -> str:
+    """Say how the winner's repetitions compare with the base recipe's."""
+    first, second = _with_result(winners), _with_result(bases)
     if not first or not second:
         return "confirmed without a result"
     points = 100 * (fmean(first) - fmean(second))
     parts = f"confirmed {statistics.in_percent(second)}, the winner {points:+.2f} points"
-    return "; ".join(filter(None, (parts, compared(ours, theirs))))
+    return "; ".join(filter(None, (parts, _compared(winners, bases))))
 
 
-def _described(number: int, runs: Sequence[float | None]) -> str:
-    with_result = [accuracy for accuracy in runs if accuracy is not None]
-    failed = len(runs) - len(with_result)
-    words = [statistics.in_percent(with_result)] if with_result else []
-    words += [f"{failed} of {len(runs)} without a result"] if failed else []
+def _described(number: int, accuracies: Sequence[float | None]) -> str:
+    known = _with_result(accuracies)
+    failed = len(accuracies) - len(known)
+    words = [statistics.in_percent(known)] if known else []
+    words += [f"{failed} of {len(accuracies)} without a result"] if failed else []
     return f"trial {number} {', '.join(words)}"

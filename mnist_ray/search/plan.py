@@ -1,28 +1,27 @@
-"""What a study runs, one phase after the other, decided by what came out so far. Without Ray.
-
-The phases are those of `verdict.Phase`.
-"""
+"""The plan of a study: which trials it runs, phase by phase, decided by the results so far."""
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.search import outcome
+from mnist_ray.search.budget import Budget
 from mnist_ray.search.outcome import Phase, Row
-from mnist_ray.search.samplers import Sampler, lag, policy
+from mnist_ray.search.samplers import policy
+from mnist_ray.search.sampling import Sampler
 
 RUNG = 1
-"""Epochs of the screening."""
+"""Epochs of a trial in the screening."""
 
 
 class Planned(NamedTuple):
-    """A trial. `sampled` are its values in the search space, `more` other fields in which it
-    departs from the study's recipe; `repeats` is the trial whose configuration it has, and `origin`
-    where that comes from: base, try or sampled."""
+    """A trial as planned: the study's recipe with its values in the search space, `sampled`, and
+    with `more`. `repeats` is the number of the trial whose configuration it repeats, and `origin`
+    where its configuration comes from: base, try or sampled."""
 
     phase: Phase
     sampled: dict[str, Any]
@@ -36,10 +35,13 @@ class Planned(NamedTuple):
 
 
 class Plan:
-    """Gives the next trial to run, and is told the row of each that ended.
+    """Gives the next trial to run, and is told the row of each trial that ended.
 
-    It decides by the rows alone, so that a study of the same seed takes the same course however
-    many trials run at a time, unless a time budget or a scheduler that stops trials cuts in.
+    It decides from the rows alone. A study of the same seed therefore runs the same trials, however
+    many run at a time, unless a time budget or a scheduler that stops trials intervenes.
+
+    A resumed study hands in `recorded`, the rows of the trials that ended, and `unfinished`, the
+    recipes of the trials that started but did not end, by number; then it calls `replay`.
     """
 
     def __init__(
@@ -49,48 +51,55 @@ class Plan:
         sampler: Sampler,
         concurrent: int = 1,
         recorded: Iterable[Row] = (),
-        begun: Mapping[int, Recipe] | None = None,
+        unfinished: Mapping[int, Recipe] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.study, self.base, self.concurrent, self.clock = study, base, concurrent, clock
-        self.sampler, self.dimensions = sampler, sampler.dimensions
+        self.study, self.base, self.sampler = study, base, sampler
+        self.dimensions = sampler.dimensions
         self.recorded = {row["trial"]: row for row in recorded}
-        self.begun = begun or {}
-        if sampler.learns:  # it waits for more to have ended
-            self.concurrent = min(concurrent, lag(study))
+        self.unfinished = unfinished or {}
+        # A sampler that learns can run no more trials at a time than its lag.
+        self.concurrent = min(concurrent, sampler.lag) if sampler.learns else concurrent
         epochs = self.dimensions.get("epochs")
         self.epochs = max(epochs.values) if epochs else base.epochs
-        self.began = clock()
+        """Epochs of a trial after the screening, at most."""
+        trial_images = {
+            phase: self.images(phase) * (RUNG if phase == Phase.SCREEN else self.epochs)
+            for phase in Phase
+        }
+        self.budget = Budget(study.time_budget or math.inf, trial_images, self.concurrent, clock)
         self.trials: list[Planned] = []
         self.rows: dict[int, Row] = {}
         self.skipped: list[str] = []
+        """What the time budget left no time for, in words."""
         self.kept: list[int] | None = None
-        """The screened trials whose configurations are trained in full, once that is decided."""
+        """The screened trials whose configurations train in full; None before this is decided."""
         self.candidates: list[int] | None = None
-        """The trials of the search that are confirmed, once that is decided."""
+        """The trials of the search that are confirmed; None before this is decided."""
         self.done = False
-        self._course = self._phases()
+        self._steps = self._phases()
 
     @property
     def keep(self) -> int:
-        few = max(2, self.sampler.count // 6, self.study.confirm or 0)
-        return min(self.study.keep or few, self.sampler.count)
+        """How many screened configurations train in full, without the base recipe's extra place."""
+        keep = self.study.keep or max(2, self.sampler.count // 6, self.study.confirm or 0)
+        return min(keep, self.sampler.count)
 
     @property
     def confirm(self) -> int:
-        """How many trials of the search are confirmed, the base recipe's apart."""
+        """How many trials of the search are confirmed, without the base recipe's extra place."""
         if self.study.confirm is None:
             return 2 if self.competing >= 2 else 0
         return min(self.study.confirm, self.competing)
 
     @property
     def screening(self) -> bool:
-        screens = policy(self.study).screens
-        return screens and self.epochs > RUNG and self.keep < self.sampler.count
+        """Whether the study screens its configurations before it trains the best in full."""
+        return policy(self.study).screens and self.epochs > RUNG and self.keep < self.sampler.count
 
     @property
     def competing(self) -> int:
-        """How many trials the search has; at most, as long as the screening goes on."""
+        """How many trials the search has: an upper bound until the screening has ended."""
         if not self.screening:
             return self.sampler.count
         if self.kept is not None:
@@ -99,74 +108,75 @@ class Plan:
 
     @property
     def confirming(self) -> int:
-        """How many trials are confirmed; at most, as long as the search goes on."""
+        """How many trials are confirmed: an upper bound until the search has ended."""
         if self.candidates is not None:
             return len(self.candidates)
         extra = self.study.confirm_base and self.confirm > 0
         return min(self.confirm + extra, self.competing)
 
     def seeds(self) -> list[int]:
-        """Those that the confirmation trains with; the search has the one before."""
+        """Return the seeds of the confirmation: the recipe's seed + 1, + 2, …"""
         return [(self.base.seed + 1 + i) % 2**32 for i in range(self.study.confirm_seeds)]
 
     def outline(self) -> dict[Phase, int]:
-        """How many trials each phase has, if all goes on to its end."""
-        screened = {Phase.SCREEN: self.sampler.count} if self.screening else {}
-        again: dict[Phase, int] = {Phase.CONFIRM: self.confirming * self.study.confirm_seeds}
-        again[Phase.FINAL] = self.study.confirm_seeds
-        return {**screened, Phase.SEARCH: self.competing, **(again if self.confirming else {})}
+        """Return how many trials each phase has, if the time budget and the scheduler allow."""
+        outline = {Phase.SCREEN: self.sampler.count} if self.screening else {}
+        outline[Phase.SEARCH] = self.competing
+        if self.confirming:
+            outline[Phase.CONFIRM] = self.confirming * self.study.confirm_seeds
+            outline[Phase.FINAL] = self.study.confirm_seeds
+        return outline
 
     def next(self) -> Planned | None:
-        """The next trial, or None: then it waits for one that runs, or the study is `done`."""
-        step = next(self._course, None)
-        if step is not None:
-            self.trials.append(step)
+        """Return the next trial; None where the study is `done`, or a trial must end first."""
+        planned = next(self._steps, None)
+        if planned is not None:
+            self.trials.append(planned)
         elif len(self.rows) == len(self.trials):
             self.done = True
-        return step
+        return planned
 
     def tell(self, row: Row) -> None:
-        """The row of the trials table of a trial that ended."""
+        """Take into account the row of a trial that ended."""
         self.rows[row["trial"]] = row
+        self.budget.add(row, self.images_of(row["trial"]))
 
     def replay(self) -> list[int]:
-        """Take the course again that led to the recorded rows. Returns the trials that had begun by
-        then and not ended; raises UserError where the rows are not of this plan."""
+        """Plan the recorded trials again, and return the numbers of the unfinished ones; raises
+        UserError where the recorded rows do not follow from this plan."""
         while len(self.rows) < len(self.recorded):
             planned = self.next()
             number = len(self.trials) - 1
             row = self.recorded.get(number)
-            if planned is None or (row and not _is_of(row, planned)):
+            if planned is None or (row and not _matches(row, planned)):
                 raise UserError(
-                    f"trial {number} of the results table is not the one that these settings lead"
-                    " to; resume a study with the versions that it began with, and leave its files"
-                    " as they are."
+                    f"trial {number} of the results table does not follow from the settings; resume"
+                    " a study with the versions that it began with, and its files unchanged."
                 )
             if row:
                 self.tell(row)
         return [number for number in range(len(self.trials)) if number not in self.rows]
 
     def ranked(self, phase: Phase) -> list[int]:
-        """Return the trials of `phase` that have a result, the best first."""
-        return outcome.ranked(list(self.rows.values()), phase)
+        """Return the numbers of the trials of `phase` that have a result, the best first."""
+        return outcome.ranked(self.rows.values(), phase)
 
     def confirmed(self) -> dict[int, list[float | None]]:
-        """Return the accuracies of each confirmed trial's repetitions, as `verdict.confirmed`."""
-        return outcome.confirmed(list(self.rows.values()))
+        """Return the final accuracies of each confirmed trial's repetitions, best mean first."""
+        return outcome.confirmed(self.rows.values())
 
     def winner(self) -> int | None:
         """Return the number of the best trial: by the confirmation, or else by the search."""
-        return outcome.winner(list(self.rows.values()))
+        return outcome.winner(self.rows.values())
 
     def seconds_left(self) -> float | None:
-        """An estimate, by the trials that ended so far, as if none to come were stopped early; None
-        before the first."""
-        to_come = self.outline()
-        for i in list(self.rows):  # a copy, because the display asks from a thread of its own
-            to_come[self.trials[i].phase] -= 1
-        return self._seconds({phase: max(count, 0) for phase, count in to_come.items()})
+        """Estimate the time left if no trial is stopped early; None before the first one ends."""
+        # A copy of the rows, because the display calls this from a thread of its own.
+        ended = Counter(self.trials[number].phase for number in list(self.rows))
+        return self.budget.estimate(Counter(self.outline()) - ended)
 
     def _phases(self) -> Iterator[Planned | None]:
+        """Yield the study's trials in order, and None each time that a trial must end first."""
         first, shorter = (Phase.SCREEN, {"epochs": RUNG}) if self.screening else (Phase.SEARCH, {})
         for number in range(self.sampler.count):
             while (sampled := self.sampler.sample(number, self._accuracies())) is None:
@@ -198,13 +208,12 @@ class Plan:
                 yield self._again(Phase.FINAL, winner, seed=seed, holdout=0)
 
     def _best(self, phase: Phase, count: int) -> list[int]:
-        """The best trials of `phase`, and the base recipe's if it is to be confirmed."""
+        """Return the best `count` trials of `phase`, and the base recipe's with `confirm_base`."""
         ranked = self.ranked(phase)
         more = [i for i in ranked[count:] if self.trials[i].origin == "base"]
         return [*ranked[:count], *(more if self.study.confirm_base else ())]
 
     def _again(self, phase: Phase, number: int, **more: Any) -> Planned:
-        """The configuration of the trial `number` once more."""
         planned = self.trials[number]
         return Planned(phase, planned.sampled, more, repeats=number, origin=planned.origin)
 
@@ -213,71 +222,29 @@ class Plan:
             yield None
 
     def _in_time(self, phase: Phase) -> bool:
-        """Whether another trial of `phase`, and what must come after, would end within the budget.
-        Time for confirming is kept free as long as that leaves half of the budget to the search."""
-        budget = self.study.time_budget
-        if budget is None:
+        """Say whether the time budget allows another trial of `phase`. A resumed study repeats the
+        decisions that it made before, whatever the clock says now."""
+        if self.study.time_budget is None:
             return True
-        if (decided := self._decided(len(self.trials))) is not None:
-            return decided == phase
-        outline = self.outline()
-        again: dict[Phase, int] = {
-            each: outline[each] for each in (Phase.CONFIRM, Phase.FINAL) if each in outline
-        }
-        confirming = self._seconds(again)
-        if confirming is None:
-            return True
-        if phase == Phase.CONFIRM:
-            needed = confirming
-        else:
-            search: dict[Phase, int] = (
-                {Phase.SEARCH: outline[Phase.SEARCH]} if phase == Phase.SCREEN else {}
-            )
-            needed = self._seconds({phase: 1, **search}) or 0.0
-            needed += confirming if confirming <= budget / 2 else 0.0
-        return self.clock() - self.began + needed <= budget
+        phases = {number: Phase(row["phase"]) for number, row in self.recorded.items()}
+        phases |= {number: self._phase_of(recipe) for number, recipe in self.unfinished.items()}
+        if later := [number for number in phases if number >= len(self.trials)]:
+            return phases[min(later)] == phase
+        return self.budget.allows(phase, self.outline())
 
-    def _decided(self, number: int) -> Phase | None:
-        """The phase of the trial `number` before the study was resumed, or of the next one known:
-        between two phases all must have ended."""
-        known = {each: Phase(row["phase"]) for each, row in self.recorded.items()}
-        for each, config in self.begun.items():
-            if config.holdout == 0:
-                known[each] = Phase.FINAL
-            elif config.seed in self.seeds() and "seed" not in self.dimensions:
-                known[each] = Phase.CONFIRM
-            else:
-                known[each] = (
-                    Phase.SCREEN if self.screening and config.epochs == RUNG else Phase.SEARCH
-                )
-        later = [each for each in known if each >= number]
-        return known[min(later)] if later else None
-
-    def _seconds(self, trials: Mapping[Phase, int]) -> float | None:
-        """What that many trials of each phase take, at the pace of those that ended."""
-        ended = [row for row in list(self.rows.values()) if row["status"] in outcome.WITH_RESULT]
-        if not ended:
-            return None
-        pace = fmean(
-            row["train_seconds"] / (row["epochs_trained"] * self.images_of(row["trial"]))
-            for row in ended
-        )
-        besides: float = median(row["total_seconds"] - row["train_seconds"] for row in ended)
-        return sum(
-            math.ceil(count / self.concurrent)
-            * (self._epochs(phase) * self.images(phase) * pace + besides)
-            for phase, count in trials.items()
-        )
-
-    def _epochs(self, phase: Phase) -> int:
-        return RUNG if phase == Phase.SCREEN else self.epochs
+    def _phase_of(self, recipe: Recipe) -> Phase:
+        if recipe.holdout == 0:
+            return Phase.FINAL
+        if recipe.seed in self.seeds() and "seed" not in self.dimensions:
+            return Phase.CONFIRM
+        return Phase.SCREEN if self.screening and recipe.epochs == RUNG else Phase.SEARCH
 
     def images_of(self, number: int) -> int:
-        """How many images the trial `number` trains on in an epoch."""
+        """Return how many images the trial `number` trains on in an epoch."""
         return self.base.replace(**self.trials[number].changes).images
 
     def images(self, phase: Phase) -> int:
-        """How many images a trial of `phase` trains on in an epoch, at most."""
+        """Return how many images a trial of `phase` trains on in an epoch, at most."""
         base = self.base.replace(holdout=0) if phase == Phase.FINAL else self.base
         sizes = self.dimensions.get("train_size")
         return max(size or base.images for size in sizes.values) if sizes else base.images
@@ -289,6 +256,6 @@ class Plan:
         return {i: row["best_accuracy"] for i, row in self.rows.items()}
 
 
-def _is_of(row: Row, planned: Planned) -> bool:
+def _matches(row: Row, planned: Planned) -> bool:
     values = {**planned.changes, "phase": planned.phase, "repeats": planned.repeats}
     return all(row.get(name) == value for name, value in values.items())

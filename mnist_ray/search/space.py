@@ -1,4 +1,4 @@
-"""Search spaces as people write them: dimensions, and configurations to try."""
+"""Search spaces and configurations to try, read from the text that users write."""
 
 import math
 import re
@@ -14,8 +14,7 @@ if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` 
     from optuna.distributions import BaseDistribution
 
 FIXED = ("holdout",)
-"""Fields that no study can vary: trials are compared on the same held-out images."""
-
+"""Fields that no study can vary, because trials are compared on the same held-out images."""
 
 DEFAULT_SPACE = {
     "dropout": "uniform(0, 0.2)",
@@ -30,32 +29,30 @@ DEFAULT_GRID = {
 
 
 class Dimension(NamedTuple):
-    """A dimension of the search space. `kind` is uniform, loguniform, randint or choice; `values`
-    are both ends, which are included, or the choices."""
+    """A dimension of a search space. `kind` is uniform, loguniform, randint or choice. `values` are
+    the choices, or the two ends of a range, which are included."""
 
     kind: str
     values: tuple[Any, ...]
 
     @property
     def log(self) -> bool:
-        """Whether it is sampled, and drawn, on a logarithmic scale."""
+        """Whether values are sampled, and plotted, on a logarithmic scale."""
         return self.kind == "loguniform"
 
     @property
     def size(self) -> float:
-        """How many values it has; infinite for a range of real numbers."""
+        """The number of values; infinite for a range of real numbers."""
         if self.kind == "choice":
             return len(self.values)
         return self.values[1] - self.values[0] + 1 if self.kind == "randint" else math.inf
 
     def all(self) -> Sequence[Any]:
-        """Every value of a dimension whose size is finite."""
-        if self.kind == "choice":
-            return self.values
-        return range(self.values[0], self.values[1] + 1)
+        """Return every value of a dimension of finite size."""
+        return self.values if self.kind == "choice" else range(self.values[0], self.values[1] + 1)
 
     def distribution(self) -> "BaseDistribution":
-        """The dimension as Optuna has it."""
+        """Return Optuna's form of the dimension."""
         from optuna import distributions
 
         if self.kind == "choice":
@@ -65,8 +62,8 @@ class Dimension(NamedTuple):
         return distributions.FloatDistribution(*self.values, log=self.log)
 
     def reaching(self, value: Any) -> "Dimension | None":
-        """The dimension made as wide as it takes to have `value`, such as the base recipe's; None
-        where no range can have it, or it is another choice."""
+        """Return the dimension, widened to include `value`, such as the base recipe's; None where
+        `value` is no number that a range can have, or not among the choices."""
         if self.kind == "choice":
             return self if value in self.values else None
         if not _is_number(value) or (self.log and value <= 0):
@@ -76,17 +73,16 @@ class Dimension(NamedTuple):
 
 
 def parse(space: dict[str, str], base: Recipe, workers: int = 1) -> dict[str, Dimension]:
-    """Read and check a search space for trials with that many workers: each value is one that its
-    field can have, though perhaps not together with every value of the others.
+    """Read and check a search space for trials with `workers` workers each. Every value is valid
+    for its field, though perhaps not together with every value of the other dimensions.
 
-    Raises UserError for an unknown field, a spec that is none, bounds outside the field's, a choice
-    with equal values, and a space without any valid configuration.
+    Raises UserError for an unknown field, a text that is no dimension, values outside the field's
+    bounds, a choice with equal values, and a single dimension with a value that is invalid in
+    `base`.
     """
     dimensions = {}
     for name, text in space.items():
-        if name not in Recipe.model_fields or name in FIXED:
-            known = [field for field in Recipe.model_fields if field not in FIXED]
-            raise UserError(f"space has {shown(name)}, but can only have {', '.join(known)}.")
+        _check_name("space", name)
         dimension = read_dimension(name, text)
         wrong = f"space has {shown(name)}={shown(text)}"
         annotation = Recipe.model_fields[name].annotation
@@ -98,13 +94,13 @@ def parse(space: dict[str, str], base: Recipe, workers: int = 1) -> dict[str, Di
             raise UserError(f"{wrong}, but {name} takes {kinds}.")
         try:
             checked = tuple(field_value(Recipe, name, each) for each in dimension.values)
-            if len(space) == 1:  # with nothing else to vary, each must go with the base recipe
+            if len(space) == 1:  # every trial has one of these values and the base recipe's others
                 for value in checked:
                     valid(base, {name: value}, workers)
         except UserError as error:
             raise UserError(f"{wrong}: {error}") from None
         if dimension.kind == "choice":
-            dimension = Dimension("choice", checked)  # in the field's own type
+            dimension = Dimension("choice", checked)  # the values in the field's type
             if twice := [value for i, value in enumerate(checked) if value in checked[:i]]:
                 raise UserError(f"{wrong}, but {shown(twice[0])} is there twice; leave one out.")
         dimensions[name] = dimension
@@ -116,12 +112,18 @@ def parse(space: dict[str, str], base: Recipe, workers: int = 1) -> dict[str, Di
     return dimensions
 
 
+def _check_name(setting: str, name: str) -> None:
+    varied = [field for field in Recipe.model_fields if field not in FIXED]
+    if name not in varied:
+        raise UserError(f"{setting} has {shown(name)}, but can only have {', '.join(varied)}.")
+
+
 def read_dimension(name: str, text: str) -> Dimension:
-    """Read a dimension of the field `name` as people write it; raises UserError where it is none.
-    Whether the field can have its values is not checked."""
+    """Read a dimension like `uniform(0, 0.2)` of the field `name`, without a look at the field's
+    bounds; raises UserError where the text is no dimension."""
     wrong = f"space has {shown(name)}={shown(text)}, but "
-    match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
-    if not match or match[1] not in ("uniform", "loguniform", "randint", "choice"):
+    match = re.fullmatch(r"\s*(uniform|loguniform|randint|choice)\s*\((.*)\)\s*", text)
+    if not match:
         raise UserError(
             f"{wrong}must be uniform(a, b), loguniform(a, b), randint(a, b) or choice(a, …)."
         )
@@ -151,34 +153,34 @@ def _is_number(value: Any) -> bool:
 
 
 def identity(config: Recipe) -> Hashable:
-    """A value that is equal for two configurations that would train to the same weights."""
+    """Return a value that is the same for all recipes that train to the same weights."""
     values = config.model_dump()
     values["train_size"] = config.images
     if not (config.rotation or config.shift or config.scale):
-        values["augment_until"] = 1.0  # there is nothing to end
+        values["augment_until"] = 1.0  # no augmentation, so its end does not matter
     return tuple(values.items())
 
 
 def valid(base: Recipe, values: Mapping[str, Any], workers: int) -> Recipe:
-    """Return the recipe of a trial with `values`; raises UserError where these do not go together,
-    or that many workers cannot train with them."""
+    """Return the recipe of a trial with `values`; raises UserError where the recipe is invalid, or
+    `workers` workers cannot share its batches."""
     recipe = base.replace(**values)
     check_batch(recipe, Resources(num_workers=workers))
     return recipe
 
 
 def read_try(text: str, base: Recipe, workers: int = 1) -> dict[str, Any]:
-    """Read a configuration to try, like `lr=0.1 momentum=0.9`; what it does not name stays as in
-    `base`. Raises UserError where it is none, or not valid for trials with that many workers."""
+    """Read a configuration to try, like `lr=0.1 momentum=0.9`; other fields stay as in `base`.
+
+    Raises UserError where the text is no such list, or its recipe is not `valid`.
+    """
     values: dict[str, Any] = {}
     for word in text.replace(",", " ").split():
         name, equals, value = word.partition("=")
         name = name.replace("-", "_")
         if not equals or not value:
             raise UserError(f"try has {shown(word)}, but must be like 'lr=0.1 momentum=0.9'.")
-        if name not in Recipe.model_fields or name in FIXED:
-            known = [field for field in Recipe.model_fields if field not in FIXED]
-            raise UserError(f"try has {shown(name)}, but can only have {', '.join(known)}.")
+        _check_name("try", name)
         if name in values:
             raise UserError(f"try has {name} twice: {shown(text)}; leave one out.")
         try:

@@ -1,4 +1,4 @@
-"""What a study runs, and in which order: policies, tested without training."""
+"""Which trials a study runs, and in which order, simulated without training."""
 
 import heapq
 import itertools
@@ -18,14 +18,17 @@ from mnist_ray.tables.rows import Row
 
 BASE = Recipe(**{**STUDY_RECIPE, "epochs": 5})
 PACE = 1e-4
-"""Seconds an image."""
+"""Seconds per image."""
 
 
 class Simulation:
-    """Carries a plan out on a clock of its own. `accuracy` says what comes out of a trial; None is
-    a failure. Trials take `speed` times as long as their images say. `rows` are those of the trials
-    that ended, in that order, and `planned` how many had been begun by then. With those of an
-    earlier one as `recorded`, and the configs of trials that had `begun`, it goes on."""
+    """Simulates a study on a clock of its own.
+
+    `accuracy` returns the accuracy of a trial, or None for a failure. A trial takes PACE seconds
+    per image, times `speed` of its number. `rows` are the rows of the trials in the order in which
+    they ended; `planned` is how many trials were planned before the first row and after each row.
+    `recorded` rows and the recipes of `unfinished` trials of an earlier simulation resume it.
+    """
 
     def __init__(
         self,
@@ -35,16 +38,16 @@ class Simulation:
         speed: Callable[[int], float] = lambda number: 1.0,
         base: Recipe = BASE,
         recorded: Sequence[Row] = (),
-        begun: dict[int, Recipe] | None = None,
+        unfinished: dict[int, Recipe] | None = None,
     ) -> None:
         self.now = 0.0
         self.rows: list[Row] = []
         self.planned = [0]
         sampler = search.sampler(study, base)
-        self.plan = Plan(study, base, sampler, concurrent, recorded, begun, clock=lambda: self.now)
+        self.plan = Plan(study, base, sampler, concurrent, recorded, unfinished, lambda: self.now)
         running: list[tuple[float, int]] = []
-        self.begun = self.plan.replay()
-        go_on = list(self.begun)
+        self.unfinished = self.plan.replay()
+        go_on = list(self.unfinished)
         while not self.plan.done:
             number = None
             if len(running) < concurrent:
@@ -110,7 +113,7 @@ def test_one_rung_screens_all_and_trains_the_best_in_full() -> None:
 def test_one_epoch_leaves_nothing_to_screen() -> None:
     done = Simulation(TuneConfig(num_trials=4), base=BASE.replace(epochs=1))
     assert [trial.phase for trial in done.plan.trials[:5]] == ["search"] * 4 + ["confirm"]
-    done = Simulation(TuneConfig(num_trials=2))  # nor does keeping all
+    done = Simulation(TuneConfig(num_trials=2))  # all are kept, so none is screened
     assert [trial.phase for trial in done.plan.trials[:3]] == ["search"] * 2 + ["confirm"]
 
 
@@ -180,25 +183,25 @@ def test_a_study_that_is_resumed_takes_the_course_that_it_would_have(
     whole = Simulation(study, concurrent=concurrent, speed=lambda i: lasts[i])
     recorded = whole.rows[:cut]
     ended = {row["trial"] for row in recorded}
-    begun = {
+    unfinished = {
         number: BASE.replace(**whole.plan.trials[number].changes)
         for number in range(whole.planned[len(recorded)])
         if number not in ended
     }
-    rest = Simulation(study, concurrent=concurrent, recorded=recorded, begun=begun)
+    rest = Simulation(study, concurrent=concurrent, recorded=recorded, unfinished=unfinished)
     assert not ended & {row["trial"] for row in rest.rows}  # none runs again
-    assert rest.begun == sorted(set(range(max(ended, default=-1) + 1)) - ended)
+    assert rest.unfinished == sorted(set(range(max(ended, default=-1) + 1)) - ended)
     assert sorted(rest.plan.rows) == list(range(len(rest.plan.trials)))  # none is missing
     if budget is None:
         assert rest.plan.trials == whole.plan.trials
         assert rest.plan.winner() == whole.plan.winner()
-    for number in ended | begun.keys():  # whatever the clock says now
+    for number in ended | unfinished.keys():  # whatever the clock says now
         assert rest.plan.trials[number] == whole.plan.trials[number]
 
 
 def test_rows_of_another_study_are_refused() -> None:
     rows = Simulation(TuneConfig(num_trials=3)).rows
-    with pytest.raises(UserError, match="trial 1 of the results table is not the one"):
+    with pytest.raises(UserError, match="trial 1 of the results table does not follow"):
         Simulation(TuneConfig(num_trials=3), base=BASE.replace(seed=1), recorded=rows)
 
 
@@ -241,8 +244,8 @@ def test_nothing_begins_that_would_not_end_within_the_budget(
 ) -> None:
     study = TuneConfig(num_trials=10, scheduler=scheduler, time_budget=budget, confirm=2)
     done = Simulation(study, concurrent=concurrent)
-    # Before the first trial ends nobody knows how long one takes, so that some begin; and what was
-    # screened is worth nothing unless one is trained.
+    # Before the first trial ends, its duration is unknown, so any budget starts some trials. A
+    # screening without one trial in full is worth nothing, so any budget trains one.
     screening, full = 50_000 * PACE, 5 * 50_000 * PACE
     first = screening + full if scheduler == "one-rung" else full
     assert done.now <= max(budget, first) + 1e-6
@@ -330,7 +333,7 @@ def test_the_base_recipe_is_confirmed_if_asked_to() -> None:
         assert counts == done.plan.outline()
         (of_base,) = [i for i in done.plan.confirmed() if done.plan.trials[i].origin == "base"]
         assert done.plan.trials[of_base].phase == "search"
-    # Among the best already, it takes no place of its own.
+    # A base recipe among the best needs no extra place.
     best = Simulation(study.replace(confirm=2), lambda trial: -trial.changes["lr"])
     assert len(best.plan.confirmed()) == 2
     winner = best.plan.winner()
@@ -342,8 +345,9 @@ def test_how_many_images_a_trial_trains_on_is_its_own() -> None:
     space = {"train_size": "choice(10000, null)", "lr": "choice(0.1, 0.2)"}
     study = TuneConfig(search="grid", space=space, scheduler="fifo", base=False)
     plan = Simulation(study, lambda trial: 0.9 if trial.changes["train_size"] else 0.8).plan
-    assert {plan.images_of(number) for number in plan._of("search")} == {10_000, 50_000}
-    assert {plan.images_of(number) for number in plan._of("final")} == {10_000}
+    images = {(trial.phase, plan.images_of(i)) for i, trial in enumerate(plan.trials)}
+    assert {count for phase, count in images if phase == "search"} == {10_000, 50_000}
+    assert {count for phase, count in images if phase == "final"} == {10_000}
     assert (plan.images("search"), plan.images("final")) == (50_000, 60_000)
 
 

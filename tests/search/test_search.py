@@ -112,7 +112,7 @@ def test_a_grid_is_every_combination() -> None:
 
 
 def sampled(space: dict[str, str], n: int) -> list[Any]:
-    """What random search samples for the one dimension of `space`."""
+    """Return the values that random search samples for the one dimension of `space`."""
     study = TuneConfig(num_trials=n, space=space, base=False)
     sampler = search.sampler(study, BASE)
     configurations = [sampler.sample(number, {}) for number in range(sampler.count)]
@@ -136,8 +136,8 @@ def test_a_grid_that_is_none_is_refused(study: TuneConfig, says: str) -> None:
 
 
 def walk(sampler: search.Sampler) -> list[dict[str, Any]]:
-    """All configurations of a sampler that hears after each how good it is: the larger the lr and
-    the batch, the better."""
+    """Return all configurations of a sampler. It is told an accuracy after each, which rises with
+    the lr and the batch size."""
     accuracies: dict[int, float | None] = {}
     found = []
     for number in range(sampler.count):
@@ -172,14 +172,14 @@ def test_a_finite_space_is_walked_to_its_end_without_repetition(
     found = walk(sampler)
     known = [search.identity(BASE.replace(**values)) for values in found]
     assert len(set(known)) == len(known) == sampler.count
-    # Every valid combination is there, and the base recipe, whether it is one of them or not.
+    # Every valid combination is there, and so is the base recipe, even from outside the space.
     every = set()
     for values in itertools.product(*(dim.all() for dim in sampler.dimensions.values())):
         with contextlib.suppress(UserError):
             named = dict(zip(sampler.dimensions, values, strict=True))
             every.add(search.identity(BASE.replace(**named)))
     assert set(known) == every | ({search.identity(BASE)} if base else set())
-    assert found == walk(search.sampler(study, BASE))  # the same seed, the same course
+    assert found == walk(search.sampler(study, BASE))  # the same seed
     if kind != "grid":
         assert any(f"there are only {len(found)} configurations" in it for it in sampler.remarks)
 
@@ -259,10 +259,10 @@ def test_the_base_recipe_and_what_is_to_be_tried_come_first() -> None:
     assert [sampler.origin(number) for number in range(8)] == ["base", "try", "try"] + [
         "sampled"
     ] * 5
-    # The others are those that would be sampled without them.
+    # The sampled configurations are the same as without a base recipe and tries.
     alone = search.sampler(TuneConfig(base=False, num_trials=5), BASE)
     assert walk(alone) == found[3:]
-    # What is the base recipe already is not tried twice.
+    # A try that equals the base recipe is not tried again.
     same = search.sampler(TuneConfig(tries=[f"lr={BASE.lr}"], num_trials=3), BASE)
     assert [same.origin(number) for number in range(3)] == ["base", "sampled", "sampled"]
 
@@ -308,7 +308,7 @@ def test_a_base_recipe_that_has_no_place_is_refused(settings: Any, says: str) ->
 
 def test_tpe_learns_from_the_base_recipe_and_from_what_was_tried() -> None:
     space = {"lr": "loguniform(0.02, 0.3)", "batch_size": "choice(64, 256)"}
-    # An lr below the range, a batch that is no choice, and a field that is no dimension.
+    # The base lr is below its range, the base batch size no choice, and weight_decay no dimension.
     tries = ["lr=0.2 batch_size=64", "weight_decay=0 batch_size=64"]
     study = TuneConfig(search="tpe", space=space, tries=tries, num_trials=12)
     sampler = search.sampler(study, BASE)
@@ -344,7 +344,7 @@ def test_a_sampler_from_outside_is_one_entry(monkeypatch: pytest.MonkeyPatch) ->
     found = walk(sampler)
     assert found == walk(search.sampler(study, BASE))
     assert len({search.identity(BASE.replace(**values)) for values in found}) == 30
-    # It learns: it was told of all but those that it looks past.
+    # It learns: for the last configuration, it knew all accuracies that the lag allows.
     assert sampler.told == 30 - search.LAG
     assert sum(trial.value is not None for trial in sampler.optuna.trials) == sampler.told
     with pytest.raises(UserError, match="search is cma, but must be one of random, grid, tpe, ns"):

@@ -1,4 +1,4 @@
-"""What a few measurements say: the formulas, and that nothing else has them."""
+"""The statistical formulas, and that no other module has one."""
 
 import re
 import warnings
@@ -20,7 +20,7 @@ def test_the_deviation_is_that_of_the_sample() -> None:
 
 def test_welchs_test() -> None:
     # By hand: t² is 12, with 2 degrees of freedom, for which p is 1 - |t| / sqrt(2 + t²).
-    # Student's test, which takes the variances for equal, has 4 degrees of freedom.
+    # Student's test, which assumes equal variances, has 4 degrees of freedom.
     assert statistics.welch([0, 0, 0], [1, 2, 3]) == pytest.approx(1 - (12 / 14) ** 0.5)
 
 

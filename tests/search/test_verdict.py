@@ -1,4 +1,4 @@
-"""What is said of a few runs."""
+"""The words that compare the confirmed trials."""
 
 import pytest
 

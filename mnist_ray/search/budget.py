@@ -1,0 +1,66 @@
+"""The time budget of a study: how long its trials take, and whether another one fits."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from statistics import fmean, median
+
+from mnist_ray.search.outcome import WITH_RESULT, Phase, Row
+
+
+class Budget:
+    """Estimates how long trials take, at the pace of the trials that ended with a result.
+
+    `seconds` is the time budget, which starts when this object is made; infinity is no limit.
+    `trial_images` is how many images a trial of each phase trains on, over all its epochs.
+    `concurrent` trials run at a time.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        trial_images: Mapping[Phase, int],
+        concurrent: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.seconds, self.trial_images, self.concurrent = seconds, trial_images, concurrent
+        self.clock, self.started = clock, clock()
+        self.ended: list[tuple[Row, int]] = []
+        """The row and the images per epoch of each trial that ended with a result."""
+
+    def add(self, row: Row, images: int) -> None:
+        """Take into account the row of a trial that ended, with `images` per epoch."""
+        if row["status"] in WITH_RESULT:
+            self.ended.append((row, images))
+
+    def estimate(self, trials: Mapping[Phase, int]) -> float | None:
+        """Return how many seconds so many trials of each phase take; None before the first trial
+        has ended with a result."""
+        ended = list(self.ended)  # a copy: the display calls this from a thread of its own
+        if not ended:
+            return None
+        pace = fmean(
+            row["train_seconds"] / (row["epochs_trained"] * images) for row, images in ended
+        )
+        overhead: float = median(row["total_seconds"] - row["train_seconds"] for row, _ in ended)
+        return sum(
+            math.ceil(count / self.concurrent) * (self.trial_images[phase] * pace + overhead)
+            for phase, count in trials.items()
+        )
+
+    def allows(self, phase: Phase, outline: Mapping[Phase, int]) -> bool:
+        """Say whether another trial of `phase`, and all that must follow, would end in time.
+
+        The screening and the search leave time for the confirmation, unless it would take more
+        than half of the budget. `outline` is how many trials each phase has in all.
+        """
+        confirmation = {each: outline.get(each, 0) for each in (Phase.CONFIRM, Phase.FINAL)}
+        needed = self.estimate(confirmation)
+        if needed is None:
+            return True
+        if phase != Phase.CONFIRM:
+            if needed > self.seconds / 2:
+                needed = 0.0
+            following = {Phase.SEARCH: outline[Phase.SEARCH]} if phase == Phase.SCREEN else {}
+            needed += self.estimate({phase: 1, **following}) or 0.0
+        return self.clock() - self.started + needed <= self.seconds
