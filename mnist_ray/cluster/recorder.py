@@ -99,7 +99,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def _may_wait(self, trial: Trial) -> bool:
         """Return whether the trial may be waiting for resources, by its status."""
         if trial.status == Trial.RUNNING:
-            return self.plan.study.workers_per_trial > 1
+            return self.plan.tuning.workers_per_trial > 1
         return bool(trial.status == Trial.PENDING)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:

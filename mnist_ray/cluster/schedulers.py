@@ -135,7 +135,7 @@ class Median(_SearchOnly, MedianStoppingRule):  # type: ignore[misc]
 def scheduler(plan: Plan, reported: Epochs) -> TrialScheduler:
     """Return the scheduler of a study. `reported` are the epochs of each trial so far, if the study
     is resumed."""
-    named = policy(plan.study).stops
+    named = policy(plan.tuning).stops
     if named is None or plan.epochs == 1:
         return FIFOScheduler()
     stops: _SearchOnly = globals()[named](reported, plan.epochs)

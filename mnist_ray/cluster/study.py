@@ -108,7 +108,7 @@ def _search(
 ) -> Recorder:
     """Run the trials that have not ended, first those that an interruption cut off."""
     plan, folder = searcher.plan, searcher.folder
-    workers = plan.study.workers_per_trial
+    workers = plan.tuning.workers_per_trial
     launches = workers > 1
     recorder = Recorder(
         folder,

@@ -46,7 +46,7 @@ class Plan:
 
     def __init__(
         self,
-        study: TuneConfig,
+        tuning: TuneConfig,
         base: Recipe,
         sampler: Sampler,
         concurrent: int = 1,
@@ -54,7 +54,7 @@ class Plan:
         unfinished: Mapping[int, Recipe] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.study, self.base, self.sampler = study, base, sampler
+        self.tuning, self.base, self.sampler = tuning, base, sampler
         self.dimensions = sampler.dimensions
         self.recorded = {row["trial"]: row for row in recorded}
         self.unfinished = unfinished or {}
@@ -67,7 +67,7 @@ class Plan:
             phase: self.images(phase) * (RUNG if phase == Phase.SCREEN else self.epochs)
             for phase in Phase
         }
-        self.budget = Budget(study.time_budget or math.inf, trial_images, self.concurrent, clock)
+        self.budget = Budget(tuning.time_budget or math.inf, trial_images, self.concurrent, clock)
         self.trials: list[Planned] = []
         self.rows: dict[int, Row] = {}
         self.skipped: list[str] = []
@@ -82,20 +82,20 @@ class Plan:
     @property
     def keep(self) -> int:
         """How many screened configurations train in full, without the base recipe's extra place."""
-        keep = self.study.keep or max(2, self.sampler.count // 6, self.study.confirm or 0)
+        keep = self.tuning.keep or max(2, self.sampler.count // 6, self.tuning.confirm or 0)
         return min(keep, self.sampler.count)
 
     @property
     def confirm(self) -> int:
         """How many trials of the search are confirmed, without the base recipe's extra place."""
-        if self.study.confirm is None:
+        if self.tuning.confirm is None:
             return 2 if self.competing >= 2 else 0
-        return min(self.study.confirm, self.competing)
+        return min(self.tuning.confirm, self.competing)
 
     @property
     def screening(self) -> bool:
         """Whether the study screens its configurations before it trains the best in full."""
-        return policy(self.study).screens and self.epochs > RUNG and self.keep < self.sampler.count
+        return policy(self.tuning).screens and self.epochs > RUNG and self.keep < self.sampler.count
 
     @property
     def competing(self) -> int:
@@ -104,27 +104,27 @@ class Plan:
             return self.sampler.count
         if self.kept is not None:
             return len(self.kept)
-        return min(self.keep + self.study.confirm_base, self.sampler.count)
+        return min(self.keep + self.tuning.confirm_base, self.sampler.count)
 
     @property
     def confirming(self) -> int:
         """How many trials are confirmed: an upper bound until the search has ended."""
         if self.candidates is not None:
             return len(self.candidates)
-        extra = self.study.confirm_base and self.confirm > 0
+        extra = self.tuning.confirm_base and self.confirm > 0
         return min(self.confirm + extra, self.competing)
 
     def seeds(self) -> list[int]:
         """Return the seeds of the confirmation: the recipe's seed + 1, + 2, …"""
-        return [(self.base.seed + 1 + i) % 2**32 for i in range(self.study.confirm_seeds)]
+        return [(self.base.seed + 1 + i) % 2**32 for i in range(self.tuning.confirm_seeds)]
 
     def outline(self) -> dict[Phase, int]:
         """Return how many trials each phase has, if the time budget and the scheduler allow."""
         outline = {Phase.SCREEN: self.sampler.count} if self.screening else {}
         outline[Phase.SEARCH] = self.competing
         if self.confirming:
-            outline[Phase.CONFIRM] = self.confirming * self.study.confirm_seeds
-            outline[Phase.FINAL] = self.study.confirm_seeds
+            outline[Phase.CONFIRM] = self.confirming * self.tuning.confirm_seeds
+            outline[Phase.FINAL] = self.tuning.confirm_seeds
         return outline
 
     def next(self) -> Planned | None:
@@ -211,7 +211,7 @@ class Plan:
         """Return the best `count` trials of `phase`, and the base recipe's with `confirm_base`."""
         ranked = self.ranked(phase)
         more = [i for i in ranked[count:] if self.trials[i].origin == "base"]
-        return [*ranked[:count], *(more if self.study.confirm_base else ())]
+        return [*ranked[:count], *(more if self.tuning.confirm_base else ())]
 
     def _again(self, phase: Phase, number: int, **more: Any) -> Planned:
         planned = self.trials[number]
@@ -224,7 +224,7 @@ class Plan:
     def _in_time(self, phase: Phase) -> bool:
         """Say whether the time budget allows another trial of `phase`. A resumed study repeats the
         decisions that it made before, whatever the clock says now."""
-        if self.study.time_budget is None:
+        if self.tuning.time_budget is None:
             return True
         phases = {number: Phase(row["phase"]) for number, row in self.recorded.items()}
         phases |= {number: self._phase_of(recipe) for number, recipe in self.unfinished.items()}

@@ -64,14 +64,14 @@ SCHEDULERS: dict[str, Policy] = {
 }
 
 
-def method(study: TuneConfig) -> Method:
+def method(tuning: TuneConfig) -> Method:
     """Return the sampler's entry in SAMPLERS; raises UserError for an unknown name."""
-    return _entry("search", study.search, SAMPLERS)
+    return _entry("search", tuning.search, SAMPLERS)
 
 
-def policy(study: TuneConfig) -> Policy:
+def policy(tuning: TuneConfig) -> Policy:
     """Return the scheduler's entry in SCHEDULERS; raises UserError for an unknown name."""
-    return _entry("scheduler", study.scheduler, SCHEDULERS)
+    return _entry("scheduler", tuning.scheduler, SCHEDULERS)
 
 
 E = TypeVar("E")
@@ -83,37 +83,37 @@ def _entry(field: str, name: str, entries: Mapping[str, E]) -> E:
     return entries[name]
 
 
-def check(study: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) -> None:
+def check(tuning: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) -> None:
     """Raise UserError where a study's settings contradict each other, its space or its recipe."""
 
     def refuse(name: str, why: str) -> None:
         if name in TuneConfig.model_fields:
-            given = f"{name} is {getattr(study, name)}"
+            given = f"{name} is {getattr(tuning, name)}"
         else:
             given = f"{'space' if name in dimensions else 'try'} has {name}"
         raise UserError(f"{given}, but {why}.")
 
     for name, dimension in dimensions.items():
-        if method(study).make is None and dimension.kind != "choice":
+        if method(tuning).make is None and dimension.kind != "choice":
             refuse("search", f"{name} is {dimension.kind}; write {name}=choice(a, b, …)")
-    screens = policy(study).screens
-    if study.keep and not screens:
-        refuse("keep", f"the scheduler {study.scheduler} screens nothing; leave it out")
-    if study.keep and study.keep < (study.confirm or 0):
-        refuse("confirm", f"keep is {study.keep}; raise keep, or confirm fewer")
+    screens = policy(tuning).screens
+    if tuning.keep and not screens:
+        refuse("keep", f"the scheduler {tuning.scheduler} screens nothing; leave it out")
+    if tuning.keep and tuning.keep < (tuning.confirm or 0):
+        refuse("confirm", f"keep is {tuning.keep}; raise keep, or confirm fewer")
     varied = {*dimensions}.union(
-        *(read_try(text, base, study.workers_per_trial) for text in study.tries)
+        *(read_try(text, base, tuning.workers_per_trial) for text in tuning.tries)
     )
-    if "seed" in varied and study.confirm != 0:
+    if "seed" in varied and tuning.confirm != 0:
         refuse("seed", "a confirmation has seeds of its own; use --confirm 0")
     if "epochs" in varied and screens:
-        refuse("epochs", f"the scheduler {study.scheduler} compares all after 1 epoch; use fifo")
-    if "precision" in varied and study.base and base.precision == "auto":
+        refuse("epochs", f"the scheduler {tuning.scheduler} compares all after 1 epoch; use fifo")
+    if "precision" in varied and tuning.base and base.precision == "auto":
         refuse(
             "precision",
             "the base recipe's is auto, which is one of them; add --precision fp32, or --no-base",
         )
-    if study.confirm_base and not study.base:
+    if tuning.confirm_base and not tuning.base:
         refuse("confirm_base", "the base recipe is left out; take back one of the two")
-    if study.confirm_base and study.confirm == 0:
+    if tuning.confirm_base and tuning.confirm == 0:
         refuse("confirm_base", "confirm is 0; raise it")

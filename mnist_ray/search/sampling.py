@@ -50,8 +50,8 @@ class Sampler:
     study.
     """
 
-    def __init__(self, study: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) -> None:
-        self.base, self.dimensions, self.workers = base, dimensions, study.workers_per_trial
+    def __init__(self, tuning: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) -> None:
+        self.base, self.dimensions, self.workers = base, dimensions, tuning.workers_per_trial
         self.remarks: list[str] = []
         """Sentences about the space, to print before the study starts."""
         self.given: set[Hashable] = set()
@@ -60,16 +60,16 @@ class Sampler:
         """The base recipe's values and the user's tries."""
         self.origins: list[str] = []
         """Where each of the first configurations comes from: base or try."""
-        self._add_first(study)
-        how = method(study)
+        self._add_first(tuning)
+        how = method(tuning)
         grid = how.make is None
         self.listed = self._list(grid)
-        self.count = study.num_trials or 6
+        self.count = tuning.num_trials or 6
         if self.listed is not None:
             available = len(self.first) + len(self.listed)
-            if grid and study.num_trials not in (None, self.combinations, available):
+            if grid and tuning.num_trials not in (None, self.combinations, available):
                 raise UserError(
-                    f"num_trials is {study.num_trials}, but the grid has {self.combinations}"
+                    f"num_trials is {tuning.num_trials}, but the grid has {self.combinations}"
                     " combinations; leave num_trials out, or change the space."
                 )
             if not grid and available < self.count:
@@ -89,7 +89,7 @@ class Sampler:
                 " recipe out with --no-base."
             )
         self.learns = how.learns
-        self.lag = max(LAG, study.max_concurrent or 0) if self.learns else self.count
+        self.lag = max(LAG, tuning.max_concurrent or 0) if self.learns else self.count
         if how.make:
             import optuna
 
@@ -104,9 +104,9 @@ class Sampler:
         self.told = 0
         """How many trials Optuna knows the accuracies of."""
 
-    def _add_first(self, study: TuneConfig) -> None:
-        wanted = [("base", dict[str, Any]())] if study.base else []
-        wanted += [("try", read_try(text, self.base, self.workers)) for text in study.tries]
+    def _add_first(self, tuning: TuneConfig) -> None:
+        wanted = [("base", dict[str, Any]())] if tuning.base else []
+        wanted += [("try", read_try(text, self.base, self.workers)) for text in tuning.tries]
         for origin, named in wanted:
             values = {name: getattr(self.base, name) for name in self.dimensions} | named
             if self._add(values):
@@ -215,17 +215,17 @@ class Sampler:
         raise UserError(f"space has no further configuration: {ATTEMPTS} proposals were none.")
 
 
-def space_of(study: TuneConfig) -> dict[str, str]:
+def space_of(tuning: TuneConfig) -> dict[str, str]:
     """Return a study's search space as written, or the default space: dropout, lr and momentum."""
-    return study.space or (DEFAULT_SPACE if method(study).make else DEFAULT_GRID)
+    return tuning.space or (DEFAULT_SPACE if method(tuning).make else DEFAULT_GRID)
 
 
-def sampler(study: TuneConfig, base: Recipe) -> Sampler:
+def sampler(tuning: TuneConfig, base: Recipe) -> Sampler:
     """Return the sampler of a study around the recipe `base`; raises UserError where the study's
     settings contradict each other, its space or the recipe."""
-    dimensions = parse(space_of(study), base, study.workers_per_trial)
-    check(study, dimensions, base)
-    return Sampler(study, dimensions, base)
+    dimensions = parse(space_of(tuning), base, tuning.workers_per_trial)
+    check(tuning, dimensions, base)
+    return Sampler(tuning, dimensions, base)
 
 
 def _as_seen(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_ray import search, storage, tables
+from mnist_ray import search, storage
 from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, Seconds, check_batch
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, build, read_yaml, shown
@@ -87,6 +87,8 @@ def parse(
     run = build(run_class, _of(run_class, given))
     if not run.resume:
         return configs({**defaults, **given})
+    from mnist_ray import tables  # where it is needed: pyarrow takes a while to import
+
     recorded = tables.recorded_settings(run, kind)
     needed = {name for name, cls in owners.items() if cls is not run_class}
     if odd := sorted(needed ^ set(recorded)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.live import Live
 from rich.table import Table
 
-from mnist_ray import search, storage, tables
+from mnist_ray import search, storage
 from mnist_ray.config import TRAIN_IMAGES
 from mnist_ray.errors import UserError
 from mnist_ray.search import Phase, Plan, Planned, Status, against_base, verdict
@@ -37,22 +37,22 @@ class Study(Display):
 
     def begin(self, plan: Plan, per_worker: WorkerResources) -> None:
         self.plan = plan
-        base, study = plan.base, plan.study
+        base, tuning = plan.base, plan.tuning
         trials = plan.outline()
         self.console.print(
             f"{sum(trials.values())} trials, {plan.concurrent} at a time, each on"
-            f" {described_workers(study.workers_per_trial, per_worker)}\n"
-            f"{study.search} search, {study.scheduler} scheduler, seed {base.seed}"
+            f" {described_workers(tuning.workers_per_trial, per_worker)}\n"
+            f"{tuning.search} search, {tuning.scheduler} scheduler, seed {base.seed}"
         )
-        if study.time_budget:
-            self.console.print(f"time budget {duration(study.time_budget)}")
+        if tuning.time_budget:
+            self.console.print(f"time budget {duration(tuning.time_budget)}")
         full = f"{plan.epochs} epoch{'s' * (plan.epochs > 1)}"
         which = "of these" if Phase.SCREEN in trials else "configurations"
         what = {
             Phase.SCREEN: "configurations, each for 1 epoch with a whole schedule of its own",
             Phase.SEARCH: f"{which} for {full}",
             Phase.CONFIRM: f"to repeat the best {plan.confirm}"
-            + (" and the base recipe" if study.confirm_base else "")
+            + (" and the base recipe" if tuning.confirm_base else "")
             + " with fresh seeds",
             Phase.FINAL: "of the winner with no image held out, scored on the test set",
         }
@@ -62,7 +62,7 @@ class Study(Display):
             self.console.print(remark)
         if plan.rows:
             self.console.print(f"going on after {len(plan.rows)} trials that are done")
-        space = study.space
+        space = tuning.space
         self.console.print("search space")
         width = max(map(len, space))
         for name, spec in space.items():
@@ -157,6 +157,8 @@ class Study(Display):
         )
 
     def _print_table(self, folder: Place, condition: str) -> None:
+        from mnist_ray import tables  # after the flags: pyarrow takes a while to import
+
         rows = tables.ranked(tables.where(tables.read(folder), condition))
         self.console.print(f"\n{tables.render(tables.summary(rows), 'table')}\n")
 
