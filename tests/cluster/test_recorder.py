@@ -87,7 +87,7 @@ def waits(
     told: list[int] = []
     it = Recorder.__new__(Recorder)
     it.looked, it.silent, it.unwritten = 0.0, {}, False
-    it.plan = SimpleNamespace(study=SimpleNamespace(workers_per_trial=workers))
+    it.plan = SimpleNamespace(tuning=SimpleNamespace(workers_per_trial=workers))
     it.numbers = {str(number): number for number in range(len(statuses))}
     it.waiting_launches, it.why_waiting = lambda: waiting, lambda: "something"
     it.show = SimpleNamespace(wait=lambda number, why: told.append(number))
