@@ -1,6 +1,7 @@
 """What a training run says of its scores."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -41,3 +42,16 @@ def test_the_test_set_was_scored_once_where_images_are_held_out(
     said = ended(capsys, "holdout", test_accuracy=0.955)
     assert "ok: held-out accuracy 96.00% after the last epoch" in said
     assert "test accuracy 95.50% after the last epoch, scored once\n" in said
+
+
+def test_a_field_that_has_no_words_of_its_own_is_described_by_its_name() -> None:
+    class Wider(Recipe):
+        network: Literal["cnn", "wide"] = "cnn"
+        clip_norm: float | None = None
+        fancy: bool = False
+
+    usual = "lr 0.01, constant, momentum 0.9, batch 64, 20 epochs, dropout 0.1, seed 0"
+    assert training.described_recipe(Wider()) == training.described_recipe(Recipe()) == usual
+    said = training.described_recipe(Wider(network="wide", clip_norm=0.5, fancy=True))
+    assert "network wide, clip norm 0.5, fancy True, seed 0" in said
+    assert "wide" not in training.described_recipe(Wider(network="wide"), without=["network"])
