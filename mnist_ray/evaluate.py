@@ -57,9 +57,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _print(result: "Report", scored_on: str, epoch: int, worst: int) -> None:
-    low, high = search.wilson(int(result.confusion.trace()), result.score.images)
+    images = int(result.confusion.sum())
+    low, high = search.wilson(int(result.confusion.trace()), images)
     print(
-        f"{scored_on} accuracy {result.score.accuracy:.2%} of {result.score.images:,} images"
+        f"{scored_on} accuracy {result.score.accuracy:.2%} of {images:,} images"
         f" (95 % interval {low:.2%} to {high:.2%}), loss {result.score.loss:.4f}, epoch {epoch}\n"
     )
     print("label   right   accuracy   taken for " + " ".join(f"{d:>4}" for d in range(10)))

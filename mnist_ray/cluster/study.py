@@ -172,8 +172,7 @@ def _finish(recorder: Recorder, mnist: Mnist, show: StudyShow) -> tables.Row:
     network, test = learn.load_model(saved), learn.test_part(mnist)
     tables.write_predictions(folder, learn.predictions(network, test))
     if not finals:
-        score = learn.evaluate(network, test)
-        best |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
+        best |= tables.scores("test", learn.evaluate(network, test)._asdict())
         recorder.write()
     recipe = folder / tables.BEST_RECIPE
     storage.write(recipe, _recipe(plan, best).encode())

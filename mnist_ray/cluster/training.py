@@ -110,9 +110,7 @@ def train(recipe: Recipe, needs: Resources, run: RunConfig, show: TrainingShow) 
     row = write(checkpoint=best["checkpoint"])
     if splits.scored_on == "holdout":
         score = learn.score_test(last, mnist)
-        row = write(
-            checkpoint=best["checkpoint"], test_accuracy=score.accuracy, test_loss=score.loss
-        )
+        row = write(checkpoint=best["checkpoint"], **tables.scores("test", score._asdict()))
     show.end(row, folder, last=last)
     return row
 

@@ -51,13 +51,9 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
         row |= {
             "status": _status(config, epochs),
             "scored_on": final["scored_on"],
-            "best_accuracy": best["accuracy"],
-            "best_epoch": best["epoch"],
-            "best_loss": best["loss"],
-            "final_accuracy": final["accuracy"],
-            "final_loss": final["loss"],
-            "test_accuracy": final["accuracy"] if of_test else None,
-            "test_loss": final["loss"] if of_test else None,
+            **scores("best", best),
+            **scores("final", final),
+            **(scores("test", final) if of_test else {}),
             "epochs_trained": len(epochs),
             "rung": epochs[-1]["epoch"] if _status(config, epochs) == Status.STOPPED else None,
             "train_seconds": train_seconds,
@@ -65,6 +61,13 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
             "arithmetic": final.get("arithmetic"),
         }
     return row | known
+
+
+def scores(prefix: str, metrics: Row) -> Row:
+    """Return the columns of the trials table that begin with `prefix` (best, final or test), from
+    the metrics of the epoch or of the score that they describe."""
+    columns = [name for name in TRIAL_COLUMNS if name.startswith(f"{prefix}_")]
+    return {name: metrics[name.removeprefix(f"{prefix}_")] for name in columns}
 
 
 def seconds(epochs: Sequence[Row]) -> float:

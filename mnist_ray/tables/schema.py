@@ -23,6 +23,9 @@ class Column(NamedTuple):
 
     type: pa.DataType
     meaning: str
+    share: bool = False
+    """Whether it is a share of images, 0 to 1, and more is better: shown in percent, and sorted
+    from the highest."""
 
 
 FLAG, WHOLE, REAL, TEXT = pa.bool_(), pa.int64(), pa.float64(), pa.string()
@@ -63,13 +66,16 @@ TRIAL_COLUMNS = {
         REAL,
         "highest accuracy after any epoch, 0 to 1, the later of two equal ones; in phase final that"
         " after the last epoch",
+        share=True,
     ),
     "best_epoch": Column(WHOLE, "the epoch of best_accuracy, from 1"),
     "best_loss": Column(REAL, "mean negative log-likelihood at best_epoch, nats"),
-    "final_accuracy": Column(REAL, "accuracy after the last epoch trained, 0 to 1"),
+    "final_accuracy": Column(REAL, "accuracy after the last epoch trained, 0 to 1", share=True),
     "final_loss": Column(REAL, "mean negative log-likelihood after the last epoch trained, nats"),
     "test_accuracy": Column(
-        REAL, "accuracy on the 10,000 test images, 0 to 1; empty where they were not scored"
+        REAL,
+        "accuracy on the 10,000 test images, 0 to 1; empty where they were not scored",
+        share=True,
     ),
     "test_loss": Column(REAL, "mean negative log-likelihood on the test images, nats"),
     "epochs_trained": Column(WHOLE, "epochs trained before the trial ended"),
@@ -111,12 +117,14 @@ EPOCH_COLUMNS = {
     "train_loss": Column(
         REAL, "mean loss over the epoch's training images, as trained (dropout on), nats"
     ),
-    "train_accuracy": Column(REAL, "accuracy over the epoch's training images, as trained, 0 to 1"),
+    "train_accuracy": Column(
+        REAL, "accuracy over the epoch's training images, as trained, 0 to 1", share=True
+    ),
     "scored_on": Column(
         TEXT, "the images behind loss and accuracy: holdout, or test where nothing was held out"
     ),
     "loss": Column(REAL, "mean negative log-likelihood on these images, nats"),
-    "accuracy": Column(REAL, "accuracy on these images, 0 to 1"),
+    "accuracy": Column(REAL, "accuracy on these images, 0 to 1", share=True),
     "train_seconds": Column(REAL, "seconds spent training"),
     "score_seconds": Column(REAL, "seconds spent scoring"),
     "images_per_second": Column(REAL, "training images per second"),
@@ -182,6 +190,10 @@ COLUMNS: dict[str, dict[str, Column]] = {
     PREDICTIONS: PREDICTION_COLUMNS,
 }
 """Every column of every table, with its type and its meaning."""
+
+SHARES = frozenset(
+    name for columns in COLUMNS.values() for name, column in columns.items() if column.share
+)
 
 SCHEMAS = {
     table: pa.schema([(name, column.type) for name, column in columns.items()])
