@@ -47,6 +47,9 @@ class Method(NamedTuple):
     combinations are tried in their order."""
     learns: bool = False
     """Whether it goes by the accuracies of the trials before."""
+    outside: bool = False
+    """Whether it learns from a configuration outside the space too. Most samplers of Optuna's take
+    a dimension no more into account, and draw it at random, once any trial lies outside it."""
 
 
 def _random(seed: int, count: int) -> "BaseSampler":
@@ -64,7 +67,9 @@ def _tpe(seed: int, count: int) -> "BaseSampler":
 SAMPLERS: dict[str, Method] = {
     "random": Method("draws at random", _random),
     "grid": Method("tries every combination of choices"),
-    "tpe": Method("models the better trials (Bergstra et al., NeurIPS 2011)", _tpe, learns=True),
+    "tpe": Method(
+        "models the better trials (Bergstra et al., NeurIPS 2011)", _tpe, learns=True, outside=True
+    ),
 }
 
 
@@ -197,7 +202,7 @@ class Sampler:
                 "num_trials is 1, which the base recipe takes up; raise it, or leave the base"
                 " recipe out with --no-base."
             )
-        self.learns = how.learns
+        self.learns, self.outside = how.learns, how.outside
         self.lag = lag(study) if self.learns else self.count
         if how.make:
             import optuna
@@ -301,7 +306,9 @@ class Sampler:
         asked = self.asked[number]
         if asked is None:
             if accuracy is not None and self.first[number].keys() == self.dimensions.keys():
-                self.optuna.add_trial(_as_seen(self.first[number], self.dimensions, accuracy))
+                seen = _as_seen(self.first[number], self.dimensions, accuracy)
+                if self.outside or seen.distributions == self.distributions:
+                    self.optuna.add_trial(seen)
         elif accuracy is None:
             self.optuna.tell(asked, state=self.failed)
         else:

@@ -332,6 +332,7 @@ def test_tpe_keeps_to_the_space_when_it_knows_something_outside_of_it() -> None:
 
 def test_a_sampler_from_outside_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     from optuna.samplers import NSGAIISampler
+    from optuna.search_space import intersection_search_space
 
     entry = search.Method(
         "evolves the better ones",
@@ -346,6 +347,12 @@ def test_a_sampler_from_outside_is_one_entry(monkeypatch: pytest.MonkeyPatch) ->
     assert len({search.identity(BASE.replace(**values)) for values in found}) == 30
     # It learns: it was told of all but those that it looks past.
     assert sampler.told == 30 - search.LAG
-    assert sum(trial.value is not None for trial in sampler.optuna.trials) == sampler.told
+    # But not of the base recipe, whose lr is outside the space: Optuna would draw lr at random.
+    ended = [trial for trial in sampler.optuna.trials if trial.value is not None]
+    assert len(ended) == sampler.told - 1
+    assert intersection_search_space(ended) == sampler.distributions
+    inside = search.sampler(study, BASE.replace(lr=0.1))
+    walk(inside)
+    assert sum(trial.value is not None for trial in inside.optuna.trials) == inside.told
     with pytest.raises(UserError, match="search is cma, but must be one of random, grid, tpe, ns"):
         search.sampler(TuneConfig(search="cma"), BASE)
