@@ -25,6 +25,8 @@ class Recipe(Config):
         "batch_size": "recipe (images and epochs)",
         "precision": "recipe (arithmetic and seed)",
     }
+    fixed: ClassVar = ("holdout",)
+    """Fields that no study can vary, because its trials are compared on the same images."""
 
     lr: float = Field(0.01, gt=0, le=10, description="Learning rate; the peak of a one-cycle.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum.")

@@ -225,7 +225,7 @@ def _recipe(plan: Plan, best: tables.Row) -> str:
     sampled always belongs to the recipe, its number of images or its seed too."""
     sampled = plan.trials[best["trial"]].sampled
     values = {**plan.base.model_dump(), **sampled}
-    of_study = {*search.FIXED, "seed", "train_size"} - set(sampled)
+    of_study = {"holdout", "seed", "train_size"} - set(sampled)
     values = {name: value for name, value in values.items() if name not in of_study}
     found = (
         f"# Trial {best['trial']} of {best['run']}: {best['best_accuracy']:.2%} of the held-out"

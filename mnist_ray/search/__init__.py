@@ -17,11 +17,10 @@ from mnist_ray.search.samplers import (
     sampler,
     space_of,
 )
-from mnist_ray.search.space import FIXED, Dimension, identity, parse, read_dimension
+from mnist_ray.search.space import Dimension, identity, parse, read_dimension
 from mnist_ray.search.statistics import in_percent, mean_and_deviation, welch, wilson
 
 __all__ = [
-    "FIXED",
     "LAG",
     "SAMPLERS",
     "SCHEDULERS",

@@ -13,10 +13,6 @@ from mnist_ray.fields import UNREADABLE, field_value, parse_yaml, shown
 if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` needs none of it
     from optuna.distributions import BaseDistribution
 
-FIXED = ("holdout",)
-"""Fields that no study can vary: trials are compared on the same held-out images."""
-
-
 DEFAULT_SPACE = {
     "dropout": "uniform(0, 0.2)",
     "lr": "loguniform(0.02, 0.3)",
@@ -84,8 +80,8 @@ def parse(space: dict[str, str], base: Recipe, workers: int = 1) -> dict[str, Di
     """
     dimensions = {}
     for name, text in space.items():
-        if name not in Recipe.model_fields or name in FIXED:
-            known = [field for field in Recipe.model_fields if field not in FIXED]
+        if name not in Recipe.model_fields or name in Recipe.fixed:
+            known = [field for field in Recipe.model_fields if field not in Recipe.fixed]
             raise UserError(f"space has {shown(name)}, but can only have {', '.join(known)}.")
         dimension = read_dimension(name, text)
         wrong = f"space has {shown(name)}={shown(text)}"
@@ -176,8 +172,8 @@ def read_try(text: str, base: Recipe, workers: int = 1) -> dict[str, Any]:
         name = name.replace("-", "_")
         if not equals or not value:
             raise UserError(f"try has {shown(word)}, but must be like 'lr=0.1 momentum=0.9'.")
-        if name not in Recipe.model_fields or name in FIXED:
-            known = [field for field in Recipe.model_fields if field not in FIXED]
+        if name not in Recipe.model_fields or name in Recipe.fixed:
+            known = [field for field in Recipe.model_fields if field not in Recipe.fixed]
             raise UserError(f"try has {shown(name)}, but can only have {', '.join(known)}.")
         if name in values:
             raise UserError(f"try has {name} twice: {shown(text)}; leave one out.")

@@ -356,3 +356,11 @@ def test_a_sampler_from_outside_is_one_entry(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(trial.value is not None for trial in inside.optuna.trials) == inside.told
     with pytest.raises(UserError, match="search is cma, but must be one of random, grid, tpe, ns"):
         search.sampler(TuneConfig(search="cma"), BASE)
+
+
+def test_a_field_that_no_study_can_vary_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recipe, "fixed", (*Recipe.fixed, "schedule"))
+    with pytest.raises(UserError, match="space has schedule, but can only have lr, "):
+        search.parse({"schedule": "choice(constant, one-cycle)"}, BASE)
+    with pytest.raises(UserError, match="try has schedule, but can only have lr, "):
+        search.sampler(TuneConfig(tries=["schedule=constant"]), BASE)
