@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     from mnist_ray import learn  # after the flags: torch takes seconds
 
     saved = learn.load_checkpoint(args.checkpoint)
-    mnist = learn.load_mnist(args.data_dir)
+    mnist = learn.load_mnist(saved.recipe, args.data_dir)
     if args.on == "test":
         part = learn.test_part(mnist)
     else:

@@ -55,7 +55,7 @@ def study(
     sampler = search.sampler(began, base)
     folder = tables.folder_of(run, "tune")
     tracking.check(study.track)
-    mnist = learn.load_mnist(run.data_dir)
+    mnist = learn.load_mnist(base, run.data_dir)
     quiet = {} if run.verbose else ray_private.QUIET_TUNE
     with (
         restored.environment(

@@ -32,7 +32,7 @@ def train(recipe: Recipe, needs: Resources, run: RunConfig, show: TrainingShow) 
     folder = tables.folder_of(run, "train")
     settings = {**recipe.model_dump(), **needs.model_dump()}
     recorded = tables.recorded_settings(run, "train") if run.resume else settings
-    mnist = learn.load_mnist(run.data_dir)
+    mnist = learn.load_mnist(recipe, run.data_dir)
     splits = learn.split(mnist, recipe.holdout, recipe.train_size)
     known: tables.Row = {
         **{"trial": 0, "split_hash": splits.hash},
