@@ -73,6 +73,12 @@ class Recipe(Config):
         """How many images an epoch trains on."""
         return self.train_size or TRAIN_IMAGES - self.holdout
 
+    @property
+    def idle(self) -> set[str]:
+        """Names of the fields that change nothing, as the other fields are."""
+        augments = self.rotation or self.shift or self.scale
+        return set() if augments else {"augment_until"}
+
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
         room = TRAIN_IMAGES - self.holdout

@@ -2,11 +2,12 @@
 and for each scheduler that says what it can do.
 """
 
+import contextlib
 import itertools
 import logging
 import math
 import random
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mnist_ray import restored
@@ -123,6 +124,8 @@ def check(study: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) -> 
     for name, dimension in dimensions.items():
         if method(study).make is None and dimension.kind != "choice":
             refuse("search", f"{name} is {dimension.kind}; write {name}=choice(a, b, …)")
+        if all(name in recipe.idle for recipe in _around(base, dimensions)):
+            refuse(name, "it changes nothing, as the other fields are; leave it out")
     screens = policy(study).screens
     if study.keep and not screens:
         refuse("keep", f"the scheduler {study.scheduler} screens nothing; leave it out")
@@ -144,6 +147,15 @@ def check(study: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) -> 
         refuse("confirm_base", "the base recipe is left out; take back one of the two")
     if study.confirm_base and study.confirm == 0:
         refuse("confirm_base", "confirm is 0; raise it")
+
+
+def _around(base: Recipe, dimensions: dict[str, Dimension]) -> Iterator[Recipe]:
+    """Yield the base recipe, and with each end or choice of one dimension, where that is valid."""
+    yield base
+    for name, dimension in dimensions.items():
+        for value in dimension.values:
+            with contextlib.suppress(UserError):
+                yield base.replace(**{name: value})
 
 
 def lag(study: TuneConfig) -> int:

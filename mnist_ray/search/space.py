@@ -149,9 +149,7 @@ def _is_number(value: Any) -> bool:
 def identity(config: Recipe) -> Hashable:
     """A value that is equal for two configurations that would train to the same weights."""
     values = config.model_dump()
-    values["train_size"] = config.images
-    if not (config.rotation or config.shift or config.scale):
-        values["augment_until"] = 1.0  # there is nothing to end
+    values |= {"train_size": config.images, **dict.fromkeys(config.idle)}
     return tuple(values.items())
 
 

@@ -135,7 +135,7 @@ def described_workers(workers: int, share: WorkerResources) -> str:
 
 
 def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
-    """Describe the recipe in one line, without what is switched off and the fields in `without`.
+    """Describe the recipe in one line, without what changes nothing and the fields in `without`.
 
     A field without words of its own is shown by its name where it is not at its default, so that a
     new one is never left out.
@@ -154,13 +154,11 @@ def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
     parts["batch_norm"] = "" if recipe.batch_norm else "no batch norm"
     parts["precision"] = "" if recipe.precision == "auto" else recipe.precision
     parts["train_size"] = f"{recipe.train_size:,} images" if recipe.train_size else ""
-    augments = recipe.rotation or recipe.shift or recipe.scale
-    ends = augments and recipe.augment_until < 1
-    parts["augment_until"] = f"augment until {recipe.augment_until:g}" if ends else ""
     parts["holdout"] = ""  # is said beside this line
     for name, field in type(recipe).model_fields.items():
         value = getattr(recipe, name)
         if name not in (*parts, "seed") and value != field.default:
             parts[name] = f"{name.replace('_', ' ')} {value}"
-    shown = [text for name, text in parts.items() if text and name not in without]
+    said = {name: text for name, text in parts.items() if name not in recipe.idle}
+    shown = [text for name, text in said.items() if text and name not in without]
     return ", ".join([*shown, f"seed {recipe.seed}"])

@@ -364,3 +364,14 @@ def test_a_field_that_no_study_can_vary_is_refused(monkeypatch: pytest.MonkeyPat
         search.parse({"schedule": "choice(constant, one-cycle)"}, BASE)
     with pytest.raises(UserError, match="try has schedule, but can only have lr, "):
         search.sampler(TuneConfig(tries=["schedule=constant"]), BASE)
+
+
+def test_a_dimension_that_changes_nothing_is_refused() -> None:
+    idle = {"lr": "choice(0.1, 0.2)", "augment_until": "uniform(0.5, 1)"}
+    with pytest.raises(UserError, match="space has augment_until, but it changes nothing"):
+        search.sampler(TuneConfig(space=idle), BASE)
+    search.sampler(TuneConfig(space=idle), BASE.replace(shift=1))
+    search.sampler(TuneConfig(space={**idle, "rotation": "choice(0, 5)"}), BASE)
+    same = [BASE.replace(augment_until=until) for until in (0.5, 1)]
+    assert len({search.identity(each) for each in same}) == 1
+    assert len({search.identity(each.replace(shift=1)) for each in same}) == 2
