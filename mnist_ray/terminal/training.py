@@ -159,6 +159,8 @@ def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
         value = getattr(recipe, name)
         if name not in (*parts, "seed") and value != field.default:
             parts[name] = f"{name.replace('_', ' ')} {value}"
-    said = {name: text for name, text in parts.items() if name not in recipe.idle}
-    shown = [text for name, text in said.items() if text and name not in without]
+    # Around what varies, a field that changes nothing here may change something in a trial.
+    idle = () if without else recipe.idle
+    left_out = [name for name in parts if name in without or name in idle]
+    shown = [text for name, text in parts.items() if text and name not in left_out]
     return ", ".join([*shown, f"seed {recipe.seed}"])

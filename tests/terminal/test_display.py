@@ -57,7 +57,8 @@ def test_a_field_that_has_no_words_of_its_own_is_described_by_its_name() -> None
     assert "wide" not in training.described_recipe(Wider(network="wide"), without=["network"])
 
 
-def test_a_field_that_changes_nothing_is_not_described() -> None:
+def test_a_field_that_changes_nothing_is_not_described_unless_a_trial_may_use_it() -> None:
     recipe = Recipe(augment_until=0.5)
     assert training.described_recipe(recipe) == training.described_recipe(Recipe())
     assert "augment until 0.5" in training.described_recipe(recipe.replace(shift=2))
+    assert "augment until 0.5" in training.described_recipe(recipe, without=["rotation"])
