@@ -25,6 +25,8 @@ class Recipe(Config):
         "batch_size": "recipe (images and epochs)",
         "precision": "recipe (arithmetic and seed)",
     }
+    fixed: ClassVar = ("holdout",)
+    """Fields that no study can vary, because its trials are compared on the same images."""
 
     lr: float = Field(0.01, gt=0, le=10, description="Learning rate; its peak with one-cycle.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD momentum.")
@@ -69,6 +71,12 @@ class Recipe(Config):
     def images(self) -> int:
         """The number of images in an epoch."""
         return self.train_size or TRAIN_IMAGES - self.holdout
+
+    @property
+    def idle(self) -> set[str]:
+        """Names of the fields that change nothing, as the other fields are."""
+        augments = self.rotation or self.shift or self.scale
+        return set() if augments else {"augment_until"}
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

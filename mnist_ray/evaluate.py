@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     from mnist_ray import learn  # after the flags: torch takes seconds to import
 
     saved = learn.load_checkpoint(args.checkpoint)
-    mnist = learn.load_mnist(args.data_dir)
+    mnist = learn.load_mnist(saved.recipe, args.data_dir)
     if args.on == "test":
         part = learn.test_part(mnist)
     elif saved.recipe.holdout:
@@ -56,9 +56,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _print(report: "ScoreReport", scored_on: str, epoch: int, worst: int) -> None:
-    low, high = search.wilson(int(report.confusion.trace()), report.score.images)
+    images = int(report.confusion.sum())
+    low, high = search.wilson(int(report.confusion.trace()), images)
     print(
-        f"{scored_on} accuracy {report.score.accuracy:.2%} of {report.score.images:,} images"
+        f"{scored_on} accuracy {report.score.accuracy:.2%} of {images:,} images"
         f" (95 % interval {low:.2%} to {high:.2%}), loss {report.score.loss:.4f}, epoch {epoch}\n"
     )
     print("label   right   accuracy   taken for " + " ".join(f"{d:>4}" for d in range(10)))

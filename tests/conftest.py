@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.fs
 import pytest
 
-from mnist_ray.config import RunConfig
+from mnist_ray.config import Recipe, RunConfig
 from mnist_ray.learn import data
 from mnist_ray.learn.data import Mnist
 from mnist_ray.storage import Place, place
@@ -23,7 +23,7 @@ from mnist_ray.storage import Place, place
 @pytest.fixture(scope="session")
 def mnist() -> Mnist:
     """MNIST itself, fetched if it is missing."""
-    return data.load(RunConfig().data_dir)
+    return data.load(Recipe(), RunConfig().data_dir)
 
 
 @pytest.fixture(scope="session")

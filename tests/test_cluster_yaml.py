@@ -1,6 +1,8 @@
 """What describes clusters elsewhere: cluster.yaml for AWS, rayjob.yaml for Kubernetes."""
 
+import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,14 @@ def test_it_is_valid_to_the_installed_ray(config: dict) -> None:
 def test_it_installs_the_tested_versions(config: dict, version: str) -> None:
     assert config["docker"]["image"] == f"rayproject/ray:{version}-py311"
     assert any("-c constraints.txt" in command for command in config["setup_commands"])
+
+
+def test_every_dependency_has_a_tested_version() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = [re.split(r"[^\w.-]", each)[0].lower() for each in project["dependencies"]]
+    lines = (REPOSITORY / "constraints.txt").read_text().lower().splitlines()
+    tested = {line.partition("==")[0].replace("_", "-") for line in lines if "==" in line}
+    assert {name.replace("_", "-") for name in needed} <= tested
 
 
 def test_no_node_is_left_to_the_security_group_that_ray_opens_to_the_world(config: dict) -> None:

@@ -13,7 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from mnist_ray import learn, tables
-from mnist_ray.config import RunConfig
+from mnist_ray.config import Recipe, RunConfig
 
 HERE = Path(__file__).parent
 NOTHING = ["--train-size", "10", "--holdout", "10", "--batch-size", "10", "--epochs", "1"]
@@ -103,7 +103,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as storage:
             record("trials.csv", [study(trials, storage) for trials in args.trials])
     if args.nodes:
-        mnist = learn.load_mnist(RunConfig().data_dir)
+        mnist = learn.load_mnist(Recipe(), RunConfig().data_dir)
         record("nodes.csv", [distribution(nodes, mnist) for nodes in args.nodes])
     where = tables.provenance()
     print(f"{where['hardware']}; Ray {where['ray']}; commit {where['commit']}")

@@ -78,7 +78,7 @@ def engine_loop(
     warnings.simplefilter("ignore", FutureWarning)  # of DDP's options
     if world_size > 1:
         dist.init_process_group("gloo", f"file://{at}", rank=rank, world_size=world_size)
-    splits = learn.split(learn.load_mnist(RunConfig().data_dir), 0)
+    splits = learn.split(learn.load_mnist(Recipe(), RunConfig().data_dir), 0)
     learn.fit(config, splits, rank=rank, world_size=world_size, wrap=wrap, on_step=on_step)
 
 

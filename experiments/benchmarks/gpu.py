@@ -9,7 +9,7 @@ from mnist_ray.config import Recipe, RunConfig
 def main() -> None:
     device = torch.device("cuda")
     base = Recipe(lr=0.05, dropout=0.1, rotation=8, holdout=10_000, epochs=1, seed=3)
-    splits = learn.split(learn.load_mnist(RunConfig().data_dir), base.holdout)
+    splits = learn.split(learn.load_mnist(base, RunConfig().data_dir), base.holdout)
     learn.fit(base, splits, device=device)  # to warm up
     print(torch.cuda.get_device_name(device))
     for precision in ("bf16", "fp32"):

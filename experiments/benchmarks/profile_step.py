@@ -27,7 +27,9 @@ def main(threads: int) -> None:
         if metrics["epoch"] == 2:  # the first compiles, the second fills the caches
             profiler.start()
 
-    splits = learn.split(learn.load_mnist(RunConfig().data_dir), config.holdout, config.train_size)
+    splits = learn.split(
+        learn.load_mnist(config, RunConfig().data_dir), config.holdout, config.train_size
+    )
     learn.fit(config, splits, on_epoch=on_epoch)
     profiler.stop()
     events = profiler.key_averages(group_by_input_shape=True)

@@ -55,7 +55,7 @@ def run_study(
     sampler = search.sampler(planned, base)
     folder = tables.folder_of(run, "tune")
     tracking.check(tuning.track)
-    mnist = learn.load_mnist(run.data_dir)
+    mnist = learn.load_mnist(base, run.data_dir)
     quiet = {} if run.verbose else ray_private.QUIET_TUNE
     with (
         restored.environment(
@@ -177,8 +177,7 @@ def _finish(recorder: Recorder, mnist: Mnist, show: StudyShow) -> tables.Row:
     network, test = learn.load_model(saved), learn.test_part(mnist)
     tables.write_predictions(folder, learn.predictions(network, test))
     if not finals:
-        score = learn.evaluate(network, test)
-        best |= {"test_accuracy": score.accuracy, "test_loss": score.loss}
+        best |= tables.scores("test", learn.evaluate(network, test)._asdict())
         recorder.write()
     recipe = folder / tables.BEST_RECIPE
     storage.write(recipe, _recipe(plan, best).encode())
@@ -231,7 +230,7 @@ def _recipe(plan: Plan, best: tables.Row) -> str:
     that was sampled always belongs to the recipe, even the number of images or the seed."""
     sampled = plan.trials[best["trial"]].sampled
     values = {**plan.base.model_dump(), **sampled}
-    of_study = {*search.FIXED, "seed", "train_size"} - set(sampled)
+    of_study = {"holdout", "seed", "train_size"} - set(sampled)
     values = {name: value for name, value in values.items() if name not in of_study}
     found = (
         f"# Trial {best['trial']} of {best['run']}: {best['best_accuracy']:.2%} of the held-out"

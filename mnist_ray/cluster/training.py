@@ -40,7 +40,7 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
     settings = {**recipe.model_dump(), **needs.model_dump()}
     recorded = tables.recorded_settings(run, "train") if run.resume else settings
     in_process = _in_process(needs, run)
-    mnist = learn.load_mnist(run.data_dir)
+    mnist = learn.load_mnist(recipe, run.data_dir)
     splits = learn.split(mnist, recipe.holdout, recipe.train_size)
     described: tables.Row = {
         **{"trial": 0, "split_hash": splits.hash},
@@ -108,9 +108,7 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
     row = write(checkpoint=best["checkpoint"])
     if splits.scored_on == "holdout":
         score = learn.score_test(last, mnist)
-        row = write(
-            checkpoint=best["checkpoint"], test_accuracy=score.accuracy, test_loss=score.loss
-        )
+        row = write(checkpoint=best["checkpoint"], **tables.scores("test", score._asdict()))
     show.end(row, folder, last=last)
     return row
 

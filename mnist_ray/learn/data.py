@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_ray.config import Recipe
 from mnist_ray.learn.fetch import FILES, fetch
 
 MEAN, STD = 0.1307, 0.3081
@@ -66,9 +67,10 @@ class Splits(NamedTuple):
         return self._replace(train=self.train.to(device), score=self.score.to(device))
 
 
-def load(data_dir: Path) -> Mnist:
-    """MNIST from `data_dir`, fetched into it first if it is not there; raises UserError."""
-    files = fetch(data_dir)
+def load(recipe: Recipe, data_dir: Path) -> Mnist:
+    """Return the images that `recipe` learns from, fetched into `data_dir` first if they are not
+    there; raises UserError."""
+    files = fetch(recipe, data_dir)
     # An IDX file is a header (16 bytes before images, 8 before labels), then the bytes themselves.
     images = [np.frombuffer(files[name], np.uint8, offset=16) for name in FILES if "idx3" in name]
     labels = [np.frombuffer(files[name], np.uint8, offset=8) for name in FILES if "idx1" in name]

@@ -28,12 +28,14 @@ State = dict[str, Any]
 
 
 class Score(NamedTuple):
-    """Of a whole part, however many workers shared it. `loss` is the mean negative log-likelihood
-    in nats, `accuracy` the share that is right, 0 to 1."""
+    """The score of a whole part, however many workers shared it. `loss` is the mean negative
+    log-likelihood in nats, `accuracy` the share that is right, 0 to 1.
+
+    Each field is a metric of every epoch, and a column of the tables in tables/schema.py.
+    """
 
     loss: float
     accuracy: float
-    images: int
 
 
 @contextmanager
@@ -151,8 +153,7 @@ def fit(
             "train_loss": loss_sum / count,
             "train_accuracy": right_sum / count,
             "scored_on": splits.scored_on,
-            "loss": score.loss,
-            "accuracy": score.accuracy,
+            **score._asdict(),
             "train_seconds": train_seconds,
             "score_seconds": score_seconds,
             "images_per_second": count / train_seconds,
@@ -176,7 +177,7 @@ def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1
         right = (log_probs.argmax(1) == labels).sum()
         totals += torch.stack([loss, right, right.new_tensor(len(labels))])
     loss_sum, right_sum, count = _sum_over_workers(totals, world_size).tolist()
-    return Score(loss_sum / count, right_sum / count, int(count))
+    return Score(loss_sum / count, right_sum / count)
 
 
 def computed_with(recipe: Recipe, device: torch.device, world_size: int = 1) -> Metrics:

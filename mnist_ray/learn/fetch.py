@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mnist_ray import storage
+from mnist_ray.config import Recipe
 from mnist_ray.errors import UserError
 
 FILES = {
@@ -35,8 +36,9 @@ class _Unavailable(Exception):
     """A source that cannot be used, and why."""
 
 
-def fetch(data_dir: Path) -> dict[str, bytes]:
-    """The content of the four files, from `data_dir` or else from the first source that works.
+def fetch(recipe: Recipe, data_dir: Path) -> dict[str, bytes]:
+    """Return the content of the four files of images that `recipe` learns from, those of MNIST,
+    from `data_dir` or else from the first source that works.
 
     Raises UserError if a file there is damaged, or if no source works.
     """

@@ -1,6 +1,7 @@
 """The samplers and the schedulers that a study chooses from by name, and what each one can do."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mnist_ray.config import Recipe, TuneConfig
@@ -22,6 +23,9 @@ class Method(NamedTuple):
     tries all combinations in order."""
     learns: bool = False
     """Whether the sampler uses the accuracies of earlier trials."""
+    outside: bool = False
+    """Whether the sampler also learns from a configuration outside the space. Most of Optuna's
+    samplers draw a dimension at random once any trial that they know of lies outside it."""
 
 
 def _random(seed: int, count: int) -> "BaseSampler":
@@ -39,7 +43,9 @@ def _tpe(seed: int, count: int) -> "BaseSampler":
 SAMPLERS: dict[str, Method] = {
     "random": Method("draws at random", _random),
     "grid": Method("tries every combination of choices"),
-    "tpe": Method("models the better trials (Bergstra et al., NeurIPS 2011)", _tpe, learns=True),
+    "tpe": Method(
+        "models the better trials (Bergstra et al., NeurIPS 2011)", _tpe, learns=True, outside=True
+    ),
 }
 
 
@@ -96,6 +102,8 @@ def check(tuning: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) ->
     for name, dimension in dimensions.items():
         if method(tuning).make is None and dimension.kind != "choice":
             refuse("search", f"{name} is {dimension.kind}; write {name}=choice(a, b, …)")
+        if all(name in recipe.idle for recipe in _around(base, dimensions)):
+            refuse(name, "it changes nothing with the other fields as they are; leave it out")
     screens = policy(tuning).screens
     if tuning.keep and not screens:
         refuse("keep", f"the scheduler {tuning.scheduler} screens nothing; leave it out")
@@ -117,3 +125,13 @@ def check(tuning: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) ->
         refuse("confirm_base", "the base recipe is left out; take back one of the two")
     if tuning.confirm_base and tuning.confirm == 0:
         refuse("confirm_base", "confirm is 0; raise it")
+
+
+def _around(base: Recipe, dimensions: dict[str, Dimension]) -> Iterator[Recipe]:
+    """Yield the base recipe, then each valid recipe that differs from it in one dimension, which
+    has one of its ends or choices."""
+    yield base
+    for name, dimension in dimensions.items():
+        for value in dimension.values:
+            with contextlib.suppress(UserError):
+                yield base.replace(**{name: value})

@@ -88,7 +88,7 @@ class Sampler:
                 "num_trials is 1, which the base recipe takes up; raise it, or leave the base"
                 " recipe out with --no-base."
             )
-        self.learns = how.learns
+        self.learns, self.outside = how.learns, how.outside
         self.lag = max(LAG, tuning.max_concurrent or 0) if self.learns else self.count
         if how.make:
             import optuna
@@ -193,7 +193,9 @@ class Sampler:
         asked = self.asked[number]
         if asked is None:
             if accuracy is not None and self.first[number].keys() == self.dimensions.keys():
-                self.optuna.add_trial(_as_seen(self.first[number], self.dimensions, accuracy))
+                seen = _as_seen(self.first[number], self.dimensions, accuracy)
+                if self.outside or seen.distributions == self.distributions:
+                    self.optuna.add_trial(seen)
         elif accuracy is None:
             self.optuna.tell(asked, state=self.failed)
         else:

@@ -13,9 +13,6 @@ from mnist_ray.fields import UNREADABLE, field_value, parse_yaml, shown
 if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` needs none of it
     from optuna.distributions import BaseDistribution
 
-FIXED = ("holdout",)
-"""Fields that no study can vary, because trials are compared on the same held-out images."""
-
 DEFAULT_SPACE = {
     "dropout": "uniform(0, 0.2)",
     "lr": "loguniform(0.02, 0.3)",
@@ -113,7 +110,7 @@ def parse(space: dict[str, str], base: Recipe, workers: int = 1) -> dict[str, Di
 
 
 def _check_name(setting: str, name: str) -> None:
-    varied = [field for field in Recipe.model_fields if field not in FIXED]
+    varied = [field for field in Recipe.model_fields if field not in Recipe.fixed]
     if name not in varied:
         raise UserError(f"{setting} has {shown(name)}, but can only have {', '.join(varied)}.")
 
@@ -155,9 +152,7 @@ def _is_number(value: Any) -> bool:
 def identity(config: Recipe) -> Hashable:
     """Return a value that is the same for all recipes that train to the same weights."""
     values = config.model_dump()
-    values["train_size"] = config.images
-    if not (config.rotation or config.shift or config.scale):
-        values["augment_until"] = 1.0  # no augmentation, so its end does not matter
+    values |= {"train_size": config.images, **dict.fromkeys(config.idle)}
     return tuple(values.items())
 
 

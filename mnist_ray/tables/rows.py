@@ -46,13 +46,9 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
         row |= {
             "status": status,
             "scored_on": final["scored_on"],
-            "best_accuracy": best["accuracy"],
-            "best_epoch": best["epoch"],
-            "best_loss": best["loss"],
-            "final_accuracy": final["accuracy"],
-            "final_loss": final["loss"],
-            "test_accuracy": final["accuracy"] if on_test_set else None,
-            "test_loss": final["loss"] if on_test_set else None,
+            **scores("best", best),
+            **scores("final", final),
+            **(scores("test", final) if on_test_set else {}),
             "epochs_trained": len(epochs),
             "rung": final["epoch"] if status == Status.STOPPED else None,
             "train_seconds": train_seconds,
@@ -60,6 +56,13 @@ def trial_row(config: Row, epochs: Sequence[Row], **known: Any) -> Row:
             "arithmetic": final.get("arithmetic"),
         }
     return row | known
+
+
+def scores(prefix: str, metrics: Row) -> Row:
+    """Return the columns of the trials table that begin with `prefix` (best, final or test), from
+    the metrics of the epoch or of the score that they describe."""
+    columns = [name for name in TRIAL_COLUMNS if name.startswith(f"{prefix}_")]
+    return {name: metrics[name.removeprefix(f"{prefix}_")] for name in columns}
 
 
 def seconds(epochs: Sequence[Row]) -> float:

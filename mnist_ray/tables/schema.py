@@ -24,6 +24,9 @@ class Column(NamedTuple):
 
     type: pa.DataType
     meaning: str
+    share: bool = False
+    """Whether it is a share of images, 0 to 1, and more is better: shown in percent, and sorted
+    from the highest."""
 
 
 FLAG, WHOLE, REAL, TEXT = pa.bool_(), pa.int64(), pa.float64(), pa.string()
@@ -62,16 +65,20 @@ TRIAL_COLUMNS = {
         " was held out",
     ),
     "best_accuracy": Column(
-        REAL, "highest accuracy after any epoch, 0 to 1; in phase final, after the last epoch"
+        REAL,
+        "highest accuracy after any epoch, 0 to 1; in phase final, after the last epoch",
+        share=True,
     ),
     "best_epoch": Column(
         WHOLE, "epoch of best_accuracy, from 1; the later of two epochs with the same accuracy"
     ),
     "best_loss": Column(REAL, "mean negative log-likelihood at best_epoch, nats"),
-    "final_accuracy": Column(REAL, "accuracy after the last epoch trained, 0 to 1"),
+    "final_accuracy": Column(REAL, "accuracy after the last epoch trained, 0 to 1", share=True),
     "final_loss": Column(REAL, "mean negative log-likelihood after the last epoch trained, nats"),
     "test_accuracy": Column(
-        REAL, "accuracy on the 10,000 test images, 0 to 1; empty if they were not scored"
+        REAL,
+        "accuracy on the 10,000 test images, 0 to 1; empty if they were not scored",
+        share=True,
     ),
     "test_loss": Column(REAL, "mean negative log-likelihood on the test images, nats"),
     "epochs_trained": Column(WHOLE, "number of epochs trained before the trial ended"),
@@ -113,12 +120,14 @@ EPOCH_COLUMNS = {
     "train_loss": Column(
         REAL, "mean loss over the epoch's training images, as trained (dropout on), nats"
     ),
-    "train_accuracy": Column(REAL, "accuracy over the epoch's training images, as trained, 0 to 1"),
+    "train_accuracy": Column(
+        REAL, "accuracy over the epoch's training images, as trained, 0 to 1", share=True
+    ),
     "scored_on": Column(
         TEXT, "images that loss and accuracy are measured on: holdout, or test if none was held out"
     ),
     "loss": Column(REAL, "mean negative log-likelihood on these images, nats"),
-    "accuracy": Column(REAL, "accuracy on these images, 0 to 1"),
+    "accuracy": Column(REAL, "accuracy on these images, 0 to 1", share=True),
     "train_seconds": Column(REAL, "seconds spent training"),
     "score_seconds": Column(REAL, "seconds spent scoring"),
     "images_per_second": Column(REAL, "training images per second"),
@@ -186,6 +195,10 @@ COLUMNS: dict[str, dict[str, Column]] = {
     PREDICTIONS: PREDICTION_COLUMNS,
 }
 """Every column of every table, with its type and its meaning."""
+
+SHARES = frozenset(
+    name for columns in COLUMNS.values() for name, column in columns.items() if column.share
+)
 
 SCHEMAS = {
     table: pa.schema([(name, column.type) for name, column in columns.items()])

@@ -9,7 +9,7 @@ import pyarrow as pa
 from mnist_ray import errors, search
 from mnist_ray.search import Phase, Status
 from mnist_ray.tables.rows import as_csv
-from mnist_ray.tables.schema import TRIAL_COLUMNS
+from mnist_ray.tables.schema import SHARES, TRIAL_COLUMNS
 
 SUMMARY = (
     "run",
@@ -36,7 +36,7 @@ def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
         raise errors.UserError(
             f"sort is {sort}, but must be a column: {', '.join(table.column_names)}."
         )
-    downwards = sort.endswith(("accuracy", "_per_second"))
+    downwards = sort in SHARES or sort.endswith("_per_second")
     order = [(sort, "descending" if downwards else "ascending")]
     if sort == BEST and "phase" in table.column_names:
         # Phases differ in images or epochs, and so their accuracies cannot be compared.
@@ -83,7 +83,7 @@ def over_seeds(table: pa.Table) -> pa.Table:
     fields = [*(name for name in ALIKE if name in table.column_names), *fields]
     fields = [name for name in fields if not pa.types.is_null(table.schema.field(name).type)]
     ended = pc.equal(table["status"], Status.OK)
-    accuracies = ("best_accuracy", "final_accuracy", "test_accuracy")
+    accuracies = [name for name in table.column_names if name in SHARES]
     for name in (*accuracies, "train_seconds"):
         values = pc.if_else(ended, table[name], None)
         table = table.set_column(table.column_names.index(name), name, values)
@@ -158,7 +158,7 @@ def summary(table: pa.Table) -> pa.Table:
     shown = [name for name in SUMMARY if name in table.column_names]
     if "n" in table.column_names:  # over seeds
         shown = [name for name in table.column_names if name in (*ALIKE, "n", "unfinished")]
-        shown += [name for name in table.column_names if "_accuracy" in name]
+        shown += [name for name in table.column_names if name.removesuffix("_sd") in SHARES]
         shown.append("train_seconds")
     shown = [name for name in shown if table[name].null_count < len(table)]
     shown = [name for name in shown if name not in ("run", *ALIKE) or differs(name)]
@@ -183,7 +183,7 @@ def _scored_differently(table: pa.Table) -> bool:
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return ""
-    if name.endswith(("accuracy", "_accuracy_sd")):
+    if name.removesuffix("_sd") in SHARES:
         return f"{value:.2%}"
     if name.endswith("_seconds"):
         return f"{value:.0f}"

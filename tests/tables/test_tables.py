@@ -322,3 +322,35 @@ def test_epochs_of_version_0_1_are_read_with_todays_columns(tmp_path: Path) -> N
     without = pa.table(old).drop_columns(["holdout_loss", "holdout_accuracy"]).slice(2)
     pq.write_table(without, tmp_path / tables.EPOCHS)
     assert tables.read(tmp_path, tables.EPOCHS)["scored_on"].to_pylist() == ["test"]
+
+
+def test_every_score_is_a_metric_of_an_epoch_and_three_columns_of_a_trial() -> None:
+    for name in engine.Score._fields:
+        assert name in tables.EPOCH_COLUMNS
+        assert {f"{prefix}_{name}" for prefix in ("best", "final", "test")} <= {
+            *tables.TRIAL_COLUMNS
+        }
+    row = tables.trial_row(CONFIG.model_dump(), [{**EPOCH, "scored_on": "test", "loss": 0.3}])
+    assert [row[f"{prefix}_loss"] for prefix in ("best", "final", "test")] == [0.3] * 3
+    assert tables.trial_row(CONFIG.model_dump(), [EPOCH])["test_loss"] is None
+
+
+def test_a_score_that_no_epoch_has_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tables.TRIAL_COLUMNS, "final_f1", tables.TRIAL_COLUMNS["final_loss"])
+    with pytest.raises(KeyError, match="f1"):
+        tables.trial_row(CONFIG.model_dump(), [EPOCH])
+    assert tables.trial_row(CONFIG.model_dump(), [{**EPOCH, "f1": 0.4}])["final_f1"] == 0.4
+
+
+def test_a_share_is_sorted_from_the_highest_and_shown_in_percent() -> None:
+    shares = {
+        name: table
+        for table, columns in tables.COLUMNS.items()
+        for name, column in columns.items()
+        if column.share
+    }
+    assert {"accuracy", "best_accuracy", "train_accuracy"} <= set(shares)
+    for name in shares:
+        ranked = tables.ranked(pa.table({name: [0.25, 0.75, 0.5]}), name)
+        assert ranked[name].to_pylist() == [0.75, 0.5, 0.25]
+        assert "75.00%" in tables.render(ranked, "table")
