@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mnist_ray.learn import kernels
+from mnist_ray.learn import kernels, process
 
 
 def tensor(*shape: int) -> torch.Tensor:
@@ -83,7 +83,7 @@ def test_bfloat16_is_float32_rounded_once(batch_norm: bool) -> None:
 
 def test_the_number_of_threads_changes_no_bit() -> None:
     def run(threads: int) -> list[torch.Tensor]:
-        kernels.use_threads(threads)
+        process.prepare(threads)
         assert (torch.get_num_threads(), numba.get_num_threads()) == (threads, threads)
         torch.manual_seed(0)
         x, gradient, layer = (
