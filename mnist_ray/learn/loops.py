@@ -24,7 +24,8 @@ HALF = WIDTH // 2
 """Columns `c` and `c + HALF` of a row share one hash, which decides whether dropout keeps them."""
 
 BLOCK = 512
-"""Rows that one thread takes at a time. Sums within a block are float32, sums of blocks float64."""
+"""Rows that one thread sums in float32. Blocks are then added in float64, always in the same order,
+so that the number of threads changes no bit."""
 
 ZERO = float32(0)
 
@@ -32,14 +33,10 @@ ZERO = float32(0)
 def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
     """Return `loop`, to be compiled at its first call: importing a module must not write files, and
     Numba creates its cache folder as soon as it is handed a function."""
+    options: dict[str, Any] = {"parallel": True, "error_model": "numpy", "fastmath": {"contract"}}
 
     @functools.cache
     def compile_loop() -> Callable[..., Any]:
-        options: dict[str, Any] = {
-            "parallel": True,
-            "error_model": "numpy",
-            "fastmath": {"contract"},
-        }
         try:
             return njit(loop, cache=True, **options)  # type: ignore[no-any-return]
         except RuntimeError:  # Numba finds no folder that it may write its cache to
@@ -169,15 +166,14 @@ def forward(z, mean, inverse_std, gain, shift, key1, key2, keep, kept_scale, out
         k = c % len(mean)
         scale[c] = gain[k] * inverse_std[k] * kept_scale
         offset[c] = (shift[k] - mean[k] * gain[k] * inverse_std[k]) * kept_scale
-    for block in prange((len(z) + BLOCK - 1) // BLOCK):
-        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(z))):
-            for c in range(HALF):
-                d = c + HALF
-                left = _relu(_read(z, i, c)) * scale[c] + offset[c]
-                right = _relu(_read(z, i, d)) * scale[d] + offset[d]
-                left, right = _dropout(left, right, i, c, keep, key1, key2)
-                _write(out, i, c, left)
-                _write(out, i, d, right)
+    for i in prange(len(z)):
+        for c in range(HALF):
+            d = c + HALF
+            left = _relu(_read(z, i, c)) * scale[c] + offset[c]
+            right = _relu(_read(z, i, d)) * scale[d] + offset[d]
+            left, right = _dropout(left, right, i, c, keep, key1, key2)
+            _write(out, i, c, left)
+            _write(out, i, d, right)
 
 
 @compiled
@@ -221,14 +217,13 @@ def backward(
         scale[c] = gain[k] * inverse_std[k] * kept_scale
         slope[c] = -gain[k] * inverse_std[k] ** 2 * grad_gain[k] / n
         offset[c] = -gain[k] * inverse_std[k] * grad_shift[k] / n - slope[c] * mean[k]
-    for block in prange((len(z) + BLOCK - 1) // BLOCK):
-        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(z))):
-            for c in range(HALF):
-                d = c + HALF
-                left, right = _read(gradient, i, c), _read(gradient, i, d)
-                left, right = _dropout(left, right, i, c, keep, key1, key2)
-                z_left, z_right = _read(z, i, c), _read(z, i, d)
-                left = left * scale[c] + offset[c] + z_left * slope[c]
-                right = right * scale[d] + offset[d] + z_right * slope[d]
-                _write(out, i, c, ZERO if z_left <= ZERO else left)
-                _write(out, i, d, ZERO if z_right <= ZERO else right)
+    for i in prange(len(z)):
+        for c in range(HALF):
+            d = c + HALF
+            left, right = _read(gradient, i, c), _read(gradient, i, d)
+            left, right = _dropout(left, right, i, c, keep, key1, key2)
+            z_left, z_right = _read(z, i, c), _read(z, i, d)
+            left = left * scale[c] + offset[c] + z_left * slope[c]
+            right = right * scale[d] + offset[d] + z_right * slope[d]
+            _write(out, i, c, ZERO if z_left <= ZERO else left)
+            _write(out, i, d, ZERO if z_right <= ZERO else right)
