@@ -1,6 +1,6 @@
 """Learning: MNIST, the network, the one training loop, checkpoints and scores.
 
-Plain PyTorch. Never imports Ray, nor another part.
+Plain PyTorch. This part never imports Ray or another part.
 """
 
 from mnist_ray.learn.checkpoint import Checkpoint
