@@ -103,7 +103,7 @@ def fit(
         began = time.perf_counter()
         torch.manual_seed(data.derive_seed(recipe.seed, epoch, rank, 0))
         rng = data.generator(recipe.seed, epoch, rank, 1)
-        totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct guesses, images
+        totals = torch.zeros(3, dtype=torch.float64, device=device)
         parallel.train()
         for step, (positions, global_size) in enumerate(
             data.batches(
@@ -136,7 +136,7 @@ def fit(
             # Several workers would have to agree to stop, so they train to the epoch's end.
             if world_size == 1 and step % CHECK_EVERY == 0 and not totals[0].isfinite():
                 break
-        loss_sum, correct, count = _sum_over_workers(totals, world_size).tolist()
+        trained = _score(totals, world_size)
         _average_buffers(net, world_size)
         train_seconds = time.perf_counter() - began
 
@@ -145,18 +145,18 @@ def fit(
         score_seconds = time.perf_counter() - began - train_seconds
 
         # Report.
-        finite = math.isfinite(loss_sum) and math.isfinite(score.loss)
+        finite = math.isfinite(trained.loss) and math.isfinite(score.loss)
         metrics = {
             "epoch": epoch,
             "lr": opt.param_groups[0]["lr"],
-            "train_loss": loss_sum / count,
-            "train_accuracy": correct / count,
+            "train_loss": trained.loss,
+            "train_accuracy": trained.accuracy,
             "scored_on": splits.scored_on,
             "loss": score.loss,
             "accuracy": score.accuracy,
             "train_seconds": train_seconds,
             "score_seconds": score_seconds,
-            "images_per_second": count / train_seconds,
+            "images_per_second": trained.images / train_seconds,
             **computed,
             "last": epoch == recipe.epochs or not finite,
         }
@@ -169,15 +169,11 @@ def fit(
 
 
 def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1) -> Score:
-    """Score every image of `part` exactly once, every `world_size`-th on this worker, and leave
-    `model` in eval mode."""
-    device = part.images.device
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    """Score each image of `part` once, on one of the workers, and leave `model` in eval mode."""
+    totals = torch.zeros(3, dtype=torch.float64, device=part.images.device)
     for log_probs, labels in _predictions(model, part, rank, world_size):
-        loss = F.nll_loss(log_probs, labels, reduction="sum")
-        totals += _totals(loss, log_probs, labels)
-    loss_sum, correct, count = _sum_over_workers(totals, world_size).tolist()
-    return Score(loss_sum / count, correct / count, int(count))
+        totals += _totals(F.nll_loss(log_probs, labels, reduction="sum"), log_probs, labels)
+    return _score(totals, world_size)
 
 
 def computed_with(recipe: Recipe, device: torch.device, world_size: int = 1) -> Metrics:
@@ -226,10 +222,12 @@ def _totals(loss: Tensor, log_probs: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, correct, correct.new_tensor(len(labels))])
 
 
-def _sum_over_workers(totals: Tensor, world_size: int) -> Tensor:
+def _score(totals: Tensor, world_size: int) -> Score:
+    """Return the score that the workers' `_totals`, added up, make."""
     if world_size > 1:
         dist.all_reduce(totals)
-    return totals
+    loss, correct, images = totals.tolist()
+    return Score(loss / images, correct / images, int(images))
 
 
 def _average_buffers(model: nn.Module, world_size: int) -> None:

@@ -87,16 +87,9 @@ def _compile_write(array, i, c, x):
 
 
 @njit(inline="always")
-def _hash(x, key1, key2):
-    """Return 32 random bits for position `x`: two rounds of lowbias32, each after adding a key
-    (Wellons, "Prospecting for Hash Functions", nullprogram.com, 2018)."""
-    x = uint32(x + key1)
-    x = uint32(x ^ (x >> uint32(16)))
-    x = uint32(x * uint32(0x21F0AAAD))
-    x = uint32(x ^ (x >> uint32(15)))
-    x = uint32(x * uint32(0x735A2D97))
-    x = uint32(x ^ (x >> uint32(15)))
-    x = uint32(x + key2)
+def _hash(x):
+    """Return the hash lowbias32 (Wellons, "Prospecting for Hash Functions", nullprogram.com, 2018)
+    of a uint32."""
     x = uint32(x ^ (x >> uint32(16)))
     x = uint32(x * uint32(0x21F0AAAD))
     x = uint32(x ^ (x >> uint32(15)))
@@ -114,7 +107,8 @@ def _dropout(left, right, i, c, keep, key1, key2):
     """Return the elements at columns c and c + HALF of row i, or 0 for each that is dropped."""
     if key1 is None:
         return left, right
-    bits = _hash(uint32(uint32(i * HALF) + uint32(c)), key1, key2)
+    position = uint32(uint32(i * HALF) + uint32(c))
+    bits = _hash(uint32(_hash(uint32(position + key1)) + key2))
     return (
         left if (bits & uint32(0xFFFF)) < keep else ZERO,
         right if (bits >> uint32(16)) < keep else ZERO,
