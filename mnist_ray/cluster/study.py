@@ -174,10 +174,10 @@ def _finish(recorder: Recorder, mnist: Mnist, show: StudyShow) -> tables.Row:
     saved = learn.load_checkpoint(
         folder / min(finals, key=itemgetter("trial"), default=best)["checkpoint"]
     )
-    network, test = learn.load_model(saved), learn.test_part(mnist)
-    tables.write_predictions(folder, learn.predictions(network, test))
+    score, predictions = learn.predictions(learn.load_model(saved), learn.test_part(mnist))
+    tables.write_predictions(folder, predictions)
     if not finals:
-        best |= tables.scores("test", learn.evaluate(network, test)._asdict())
+        best |= tables.scores("test", score._asdict())
         recorder.write()
     recipe = folder / tables.BEST_RECIPE
     storage.write(recipe, _recipe(plan, best).encode())

@@ -141,7 +141,7 @@ def _this_process(verbose: bool) -> Iterator[None]:
         try:
             yield
         finally:
-            learn.use_threads(threads)
+            learn.prepare_process(threads)
 
 
 def _fit_here(

@@ -1,6 +1,6 @@
 """Learning: MNIST, the network, the one training loop, checkpoints and scores.
 
-Plain PyTorch. Never imports Ray, nor another part.
+Plain PyTorch. This part never imports Ray or another part.
 """
 
 from mnist_ray.learn.checkpoint import Checkpoint
@@ -20,7 +20,6 @@ from mnist_ray.learn.engine import (
     resolve_precision,
 )
 from mnist_ray.learn.fetch import torchvision_mnist
-from mnist_ray.learn.kernels import use_threads
 from mnist_ray.learn.model import Layer, ReluNormDropout, layers
 from mnist_ray.learn.model import build as build_network
 from mnist_ray.learn.process import prepare as prepare_process
@@ -59,6 +58,5 @@ __all__ = [
     "split",
     "test_part",
     "torchvision_mnist",
-    "use_threads",
     "wait_awake",
 ]

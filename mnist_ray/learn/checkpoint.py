@@ -1,4 +1,4 @@
-"""A checkpoint: a folder with one file, written whole or not at all, read without running code."""
+"""Checkpoints: a folder with one file, written whole or not at all, read without running code."""
 
 import contextlib
 import io
@@ -17,12 +17,12 @@ from mnist_ray.storage import Place, place
 
 FILE = "checkpoint.pt"
 FORMAT = 3
-"""Raised by one when a reader of the format before could not make sense of the file."""
+"""The version of the file's layout. It is raised whenever an older reader would fail."""
 
 
 class Checkpoint(NamedTuple):
-    """`state` is what `engine.fit` takes as `start`. `epochs` are the metrics of every epoch up to
-    it, so that a run that goes on from here has its whole history."""
+    """All that a run needs to resume: `state` for `engine.fit` to start from, the metrics of every
+    epoch so far, and `data.Splits.hash`."""
 
     state: dict[str, Any]
     recipe: Recipe
@@ -31,7 +31,7 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Place, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` into `folder`, whole or not at all, replacing one that is there."""
+    """Write `checkpoint` into `folder`, whole or not at all, in place of an earlier one."""
     content = {"format": FORMAT, **checkpoint._asdict(), "recipe": checkpoint.recipe.model_dump()}
     archive = io.BytesIO()
     torch.save(content, archive)
@@ -40,8 +40,8 @@ def save(folder: Place, checkpoint: Checkpoint) -> None:
 
 
 def readable(folders: Iterable[Place]) -> dict[Place, Checkpoint]:
-    """The checkpoints among `folders`, that of the most epochs last. What a kill left half-written
-    is passed over."""
+    """Return the checkpoints that can be read among `folders`, by number of epochs, the most last.
+    One that is damaged or missing is left out: a run may have been killed."""
     found = {}
     for folder in folders:
         with contextlib.suppress(UserError):
@@ -50,7 +50,8 @@ def readable(folders: Iterable[Place]) -> dict[Place, Checkpoint]:
 
 
 def load(folder: str | Place) -> Checkpoint:
-    """Read a checkpoint onto the CPU; raises UserError where there is none that can be used."""
+    """Read a checkpoint onto the CPU. UserError is raised if it is missing, damaged, of another
+    version or not a checkpoint."""
     path = place("checkpoint", folder) / FILE
     try:
         archive = io.BytesIO(path.read_bytes())
@@ -60,26 +61,27 @@ def load(folder: str | Place) -> Checkpoint:
             " name a checkpoint's folder, as printed at the end of a run."
         ) from None
     try:
-        # torch.load does not compare the checksums of its archive, and a flipped bit is a weight.
-        if bad := zipfile.ZipFile(archive).testzip():
-            raise ValueError(bad)
+        # torch.load does not check its archive's checksums: a flipped bit would change a weight.
+        if damaged := zipfile.ZipFile(archive).testzip():
+            raise ValueError(damaged)
         archive.seek(0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a foreign file's pickle; it is refused below
+            warnings.simplefilter("ignore")  # about a foreign file's pickle, which is refused below
             content = torch.load(archive, map_location="cpu", weights_only=True)
-    except Exception:  # whatever a reader of damaged or foreign bytes raises
+    except Exception:  # damaged or foreign bytes raise many kinds
         raise UserError(
             f"checkpoint {path} is damaged, or not a checkpoint of mnist_ray."
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise UserError(f"checkpoint {path} is not a checkpoint of mnist_ray.")
-    if (written := content.pop("format")) != FORMAT:
-        which = "version 0.1.0" if written == 2 else "another version"
+    if (version := content.pop("format")) != FORMAT:
+        writer = "version 0.1.0" if version == 2 else "another version"
         raise UserError(
-            f"checkpoint {path} was written by {which} of mnist_ray; read it with that."
+            f"checkpoint {path} was written by {writer} of mnist_ray; read it with that."
         )
     try:
         saved = Checkpoint(**{**content, "recipe": build(Recipe, content["recipe"])})
+        # What resuming reads must be there.
         saved.state["model"], saved.state["optimizer"], saved.epochs[saved.state["epoch"] - 1]
     except (UserError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"checkpoint {path} is not a checkpoint of mnist_ray: {error}") from None

@@ -1,7 +1,7 @@
 """MNIST in memory: 70,000 images as uint8, how they are split, and which of them make a batch.
 
-Getting the files onto the disk is `fetch.py`'s. Reading them takes a tenth of a second and the
-whole set is 55 MB, so there is no DataLoader: a batch is an index into one tensor.
+There is no DataLoader. The whole set is 55 MB and read in a tenth of a second, so a batch is an
+index into one tensor.
 """
 
 import hashlib
@@ -18,17 +18,15 @@ from mnist_ray.config import Recipe
 from mnist_ray.learn.fetch import FILES, fetch
 
 MEAN, STD = 0.1307, 0.3081
-"""Of the training pixels, scaled to 0..1."""
+"""Mean and standard deviation of the pixels of all training images, scaled to 0..1."""
 
 SPLIT_SEED = 0
-"""The same images are held out whatever a run's seed, so that runs can be compared."""
+"""Fixed, so that runs with different seeds hold out the same images and can be compared."""
 
 
 class Mnist(NamedTuple):
-    """The raw set as NumPy arrays, which Ray's object store shares between processes unpickled.
-
-    Images are uint8 (n, 28, 28), labels uint8 (n,).
-    """
+    """All of MNIST: images uint8 (n, 28, 28), labels uint8 (n,). They are NumPy arrays, because
+    processes share these through Ray's object store without a copy."""
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -37,7 +35,8 @@ class Mnist(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some images of a set: `images` uint8 (n, 28, 28), `labels` uint8 (n,), `indices` int64."""
+    """The images at `indices`, int64 (m,), of a set: `images` uint8 (n, 28, 28), `labels` uint8
+    (n,)."""
 
     images: Tensor
     labels: Tensor
@@ -47,15 +46,18 @@ class Part(NamedTuple):
         return Part(*(tensor.to(device) for tensor in self))
 
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images (b, 1, 28, 28) float32 and labels (b,) int64 at `positions`."""
+        """Return images (b, 1, 28, 28) float32, with mean 0 and variance 1 over MNIST, and labels
+        (b,) int64. `positions`, int64 (b,), count within the part."""
         chosen = self.indices[positions]
-        return normalise(self.images[chosen]), self.labels[chosen].long()
+        images = self.images[chosen].unsqueeze(1).float().sub_(255 * MEAN).div_(255 * STD)
+        return images, self.labels[chosen].long()
 
 
 class Splits(NamedTuple):
-    """What a run trains on, and what it is scored on after each epoch.
+    """The part that a run trains on and the part that it is scored on after each epoch.
 
-    `score` is the holdout, or the test set where nothing is held out; `scored_on` says which.
+    `score` is the holdout, or the test set if nothing is held out; `scored_on` says which. `hash`
+    tells one choice of training and holdout images from another.
     """
 
     train: Part
@@ -68,10 +70,10 @@ class Splits(NamedTuple):
 
 
 def load(recipe: Recipe, data_dir: Path) -> Mnist:
-    """Return the images that `recipe` learns from, fetched into `data_dir` first if they are not
-    there; raises UserError."""
+    """Read the images that `recipe` learns from, MNIST, from `data_dir`, fetching them first if
+    they are not there. UserError is raised if they cannot be fetched, or if a file is damaged."""
     files = fetch(recipe, data_dir)
-    # An IDX file is a header (16 bytes before images, 8 before labels), then the bytes themselves.
+    # An IDX file is a header, of 16 bytes before images and 8 before labels, then the values.
     images = [np.frombuffer(files[name], np.uint8, offset=16) for name in FILES if "idx3" in name]
     labels = [np.frombuffer(files[name], np.uint8, offset=8) for name in FILES if "idx1" in name]
     train, test = (array.reshape(-1, 28, 28) for array in images)
@@ -79,11 +81,11 @@ def load(recipe: Recipe, data_dir: Path) -> Mnist:
 
 
 def split(mnist: Mnist, holdout: int, train_size: int | None = None) -> Splits:
-    """Cut the training set into a holdout and what is trained on, both stratified by label."""
-    order = stratified_order(mnist.train_labels)
+    """Split the training set into `holdout` images to score and `train_size` to train on (None: all
+    others), both stratified by label. A smaller training set is part of a larger one."""
+    order = _stratified_order(mnist.train_labels)
     held_out = np.sort(order[:holdout])
-    end = None if train_size is None else holdout + train_size
-    trained_on = np.sort(order[holdout:end])
+    trained_on = np.sort(order[holdout:][:train_size])
     digest = hashlib.sha256(held_out.astype("<i8").tobytes() + b"|")
     digest.update(trained_on.astype("<i8").tobytes())
     train = _part(mnist.train_images, mnist.train_labels, trained_on)
@@ -92,20 +94,19 @@ def split(mnist: Mnist, holdout: int, train_size: int | None = None) -> Splits:
 
 
 def test_part(mnist: Mnist) -> Part:
+    """Return the whole test set."""
     return _part(mnist.test_images, mnist.test_labels, np.arange(len(mnist.test_labels)))
 
 
-def stratified_order(labels: np.ndarray) -> np.ndarray:
-    """A fixed random order in which every prefix has each label in its share, to within one image.
-
-    The j-th image of a class of size n sorts at (j + 0.5) / n.
-    """
+def _stratified_order(labels: np.ndarray) -> np.ndarray:
+    """Return the indices of `labels` in a fixed random order, of which every prefix has each label
+    as often as the whole set in proportion, to within one image."""
     rng = np.random.default_rng(SPLIT_SEED)
-    place = np.empty(len(labels))
+    quantile = np.empty(len(labels))
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.argsort(place, kind="stable")
+        quantile[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.argsort(quantile, kind="stable")
 
 
 def batches(
@@ -118,11 +119,12 @@ def batches(
     world_size: int,
     device: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, int]]:
-    """This worker's positions in each global batch of one epoch, and that global batch's size.
+    """Yield this worker's positions, int64, in each global batch of one epoch, and the size of that
+    global batch.
 
-    The order depends on (seed, epoch) alone; each worker takes every `world_size`-th position, so
-    all workers together see the batches that one would. At most `world_size - 1` images at the
-    epoch's end are left out, where they would leave a worker without any.
+    The order of the `n` positions depends on (seed, epoch) alone. A worker takes every
+    `world_size`-th position of a batch, so all workers together see the batches that one worker
+    would see alone. A last batch of fewer images than workers is left out.
     """
     order = torch.randperm(n, generator=generator(seed, epoch)).to(device)
     for start in range(0, n, batch_size):
@@ -132,30 +134,24 @@ def batches(
 
 
 def steps_per_epoch(n: int, batch_size: int, world_size: int) -> int:
-    """How many batches `batches` yields."""
+    """Return how many batches `batches` yields."""
     return n // batch_size + (n % batch_size >= world_size)
 
 
 def generator(*key: int) -> torch.Generator:
-    """A random number generator that is a function of `key`, such as (seed, epoch, rank)."""
+    """Return a random number generator seeded by `key`, such as (seed, epoch, rank)."""
     return torch.Generator().manual_seed(derive_seed(*key))
 
 
 def derive_seed(*key: int) -> int:
-    """A seed for `key`, well mixed; another for any other key."""
-    # The length goes in too, because SeedSequence takes no notice of zeros at the end.
-    return int(
-        np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (b, 28, 28) to float32 (b, 1, 28, 28) of mean 0 and variance 1 over MNIST."""
-    return images.unsqueeze(1).float().sub_(255 * MEAN).div_(255 * STD)
+    """Return a seed below 2**63 for `key`; other keys give unrelated seeds."""
+    # The length of the key is part of it, because SeedSequence ignores zeros at the end.
+    sequence = np.random.SeedSequence((len(key), *key))
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
 def _part(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Part:
     with warnings.catch_warnings():
-        # Arrays from the object store are read-only, and nothing here writes to them.
+        # Arrays from Ray's object store are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return Part(torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(indices))

@@ -1,7 +1,7 @@
-"""The one training loop. Plain PyTorch: it does not know who launched it.
+"""The one training loop, in plain PyTorch, whoever launches it.
 
-`fit` trains in this process alone, or as one of several data-parallel workers where the launcher
-passes its rank, the number of workers and a `wrap` that synchronises gradients.
+`fit` trains in this process alone, or as one of several data-parallel workers if the launcher
+passes a rank, a world size and a `wrap` that averages gradients over the workers.
 """
 
 import math
@@ -21,15 +21,18 @@ from mnist_ray.learn import recipe as defaults
 from mnist_ray.learn.data import Part, Splits
 
 CHECK_EVERY = 50
-"""Steps between two looks at whether the loss is finite; a GPU would be waited for at each."""
+"""Steps between two checks that the loss is finite. Each check waits for a GPU to finish."""
 
 Metrics = dict[str, Any]
+"""What `fit` reports of an epoch, by column name."""
+
 State = dict[str, Any]
+"""What `fit` resumes from after an epoch: model, optimizer and the epoch's number, from 1."""
 
 
 class Score(NamedTuple):
-    """The score of a whole part, however many workers shared it. `loss` is the mean negative
-    log-likelihood in nats, `accuracy` the share that is right, 0 to 1.
+    """The score of all images of a part, over all workers. `loss` is the mean negative
+    log-likelihood in nats, `accuracy` the fraction of correct guesses, 0 to 1.
 
     Each field is a metric of every epoch, and a column of the tables in tables/schema.py.
     """
@@ -40,11 +43,11 @@ class Score(NamedTuple):
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """Set cuDNN's flags for a block, so that a GPU computes the same bits again."""
+    """Set cuDNN's flags for a block, so that a GPU computes the same bits in every run."""
     cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32, cudnn.deterministic
-    cudnn.allow_tf32 = False  # or fp32 would not be what it says,
-    cudnn.deterministic = True  # and a resumed run would end with other bits
+    cudnn.allow_tf32 = False  # TF32 would round what the recipe calls fp32
+    cudnn.deterministic = True
     try:
         yield
     finally:
@@ -69,15 +72,15 @@ def fit(
     on_epoch: Callable[[Metrics, State], None] = lambda metrics, state: None,
     start: State | None = None,
 ) -> nn.Module:
-    """Train, and after each epoch score and report. Returns the trained network.
+    """Train a network, scoring and reporting it after each epoch, and return it.
 
-    `network`, `loss`, `optimizer`, `schedule` and `augment` are what the recipe says, unless others
-    are handed in; recipe.py and model.py have their signatures and what each must return. A network
-    takes float32 images (b, 1, 28, 28) and returns log-probabilities (b, 10).
+    `network`, `loss`, `optimizer`, `schedule` and `augment` replace what the recipe says; recipe.py
+    and model.py document what each takes and returns. A network takes float32 images
+    (b, 1, 28, 28) and returns log-probabilities (b, 10).
 
-    `on_epoch` gets the epoch's metrics and the state to resume from: pass that as `start`, and the
-    run ends with the same bits as one that was never interrupted. Stops early, after reporting,
-    when the loss is no longer finite.
+    `on_epoch` gets the epoch's metrics and the state to resume from. A run that gets this state as
+    `start` ends with the same bits as a run without interruption. Training stops early, after a
+    last report, when the loss is no longer finite.
     """
     # Set up: the same first weights on every worker.
     device = device or torch.device("cpu")
@@ -90,19 +93,19 @@ def fit(
     opt = optimizer(recipe, net.parameters())
     if start:
         opt.load_state_dict(start["optimizer"])
-    circumstances = computed_with(recipe, device, world_size)
-    arithmetic = circumstances["arithmetic"]
+    computed = computed_with(recipe, device, world_size)
+    bf16 = computed["arithmetic"] == "bf16"
     splits = splits.to(device)
     n = len(splits.train.indices)
     steps = data.steps_per_epoch(n, recipe.batch_size, world_size)
     total_steps = recipe.epochs * steps
 
     for epoch in range(start["epoch"] + 1 if start else 1, recipe.epochs + 1):
-        # Train. Randomness is a function of (seed, epoch, rank): nothing to save, or to restore.
+        # Train. Randomness is a function of (seed, epoch, rank), so a checkpoint holds none of it.
         began = time.perf_counter()
         torch.manual_seed(data.derive_seed(recipe.seed, epoch, rank, 0))
         rng = data.generator(recipe.seed, epoch, rank, 1)
-        totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, count
+        totals = torch.zeros(3, dtype=torch.float64, device=device)
         parallel.train()
         for step, (positions, global_size) in enumerate(
             data.batches(
@@ -115,29 +118,27 @@ def fit(
                 device=device,
             )
         ):
-            now = (epoch - 1) * steps + step
+            step_of_run = (epoch - 1) * steps + step
             images, labels = splits.train.take(positions)
-            if now < recipe.augment_until * total_steps:
+            if step_of_run < recipe.augment_until * total_steps:
                 images = augment(recipe, images, rng)
-            # Weights and batch norm stay float32; autocast only computes with less.
-            with torch.autocast(device.type, torch.bfloat16, enabled=arithmetic == "bf16"):
+            # Weights and batch norm stay float32: autocast converts what convolutions compute with.
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 log_probs = parallel(images)
-            summed = loss(recipe, log_probs, labels)
+            batch_loss = loss(recipe, log_probs, labels)
             for group in opt.param_groups:
-                group["lr"] = schedule(recipe, now, total_steps)
+                group["lr"] = schedule(recipe, step_of_run, total_steps)
             opt.zero_grad(set_to_none=True)
-            # The workers' gradients are averaged. Their shares of a batch may differ by an image,
-            # so each loss is a sum, divided by what makes that average the batch's mean.
-            (summed * (world_size / global_size)).backward()  # type: ignore[no-untyped-call]
+            # Workers may hold unequal parts of a batch. Each loss is a sum, scaled so that the
+            # average of the workers' gradients is the gradient of the global batch's mean loss.
+            (batch_loss * (world_size / global_size)).backward()  # type: ignore[no-untyped-call]
             opt.step()
-            with torch.no_grad():
-                right = (log_probs.argmax(1) == labels).sum()
-                totals += torch.stack([summed.detach(), right, right.new_tensor(len(labels))])
+            totals += _totals(batch_loss.detach(), log_probs, labels)
             on_step(epoch, step + 1, steps)
-            # Workers would have to agree on stopping, so more than one go on to the epoch's end.
+            # Several workers would have to agree to stop, so they train to the epoch's end.
             if world_size == 1 and step % CHECK_EVERY == 0 and not totals[0].isfinite():
                 break
-        loss_sum, right_sum, count = _sum_over_workers(totals, world_size).tolist()
+        trained, images_trained = _score(totals, world_size)
         _average_buffers(net, world_size)
         train_seconds = time.perf_counter() - began
 
@@ -146,18 +147,18 @@ def fit(
         score_seconds = time.perf_counter() - began - train_seconds
 
         # Report.
-        finite = math.isfinite(loss_sum) and math.isfinite(score.loss)
+        finite = math.isfinite(trained.loss) and math.isfinite(score.loss)
         metrics = {
             "epoch": epoch,
             "lr": opt.param_groups[0]["lr"],
-            "train_loss": loss_sum / count,
-            "train_accuracy": right_sum / count,
+            "train_loss": trained.loss,
+            "train_accuracy": trained.accuracy,
             "scored_on": splits.scored_on,
             **score._asdict(),
             "train_seconds": train_seconds,
             "score_seconds": score_seconds,
-            "images_per_second": count / train_seconds,
-            **circumstances,
+            "images_per_second": images_trained / train_seconds,
+            **computed,
             "last": epoch == recipe.epochs or not finite,
         }
         on_epoch(
@@ -169,19 +170,12 @@ def fit(
 
 
 def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1) -> Score:
-    """Score every image of `part` exactly once, each worker its share; ends in eval mode."""
-    device = part.images.device
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
-    for log_probs, labels in _predictions(model, part, rank, world_size):
-        loss = F.nll_loss(log_probs, labels, reduction="sum")
-        right = (log_probs.argmax(1) == labels).sum()
-        totals += torch.stack([loss, right, right.new_tensor(len(labels))])
-    loss_sum, right_sum, count = _sum_over_workers(totals, world_size).tolist()
-    return Score(loss_sum / count, right_sum / count)
+    """Score each image of `part` once, on one of the workers, and leave `model` in eval mode."""
+    return predict(model, part, rank=rank, world_size=world_size)[0]
 
 
 def computed_with(recipe: Recipe, device: torch.device, world_size: int = 1) -> Metrics:
-    """Return what decides the bits of a run in this process besides its recipe."""
+    """Return the columns that, with the recipe, decide the bits of a run in this process."""
     return {
         "arithmetic": resolve_precision(recipe.precision, device),
         "device": device.type,
@@ -190,43 +184,60 @@ def computed_with(recipe: Recipe, device: torch.device, world_size: int = 1) -> 
     }
 
 
-def predict(model: nn.Module, part: Part) -> Tensor:
-    """Log-probabilities (n, 10) float32 of every image of `part`, in order, on the CPU."""
-    return torch.cat([log_probs.cpu() for log_probs, _ in _predictions(model, part)])
+def predict(
+    model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1
+) -> tuple[Score, Tensor]:
+    """Return the score of `model` on `part`, over all workers, and the log-probabilities (n, 10),
+    float32 on the CPU, of every image that this worker scored, in order."""
+    totals = torch.zeros(3, dtype=torch.float64, device=part.images.device)
+    found = []
+    for log_probs, labels in _predictions(model, part, rank, world_size):
+        totals += _totals(F.nll_loss(log_probs, labels, reduction="sum"), log_probs, labels)
+        found.append(log_probs.cpu())
+    return _score(totals, world_size)[0], torch.cat(found)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`fp32` or `bf16`; `auto` is bf16 where the processor or GPU computes it natively."""
+    """Return `fp32` or `bf16`; `auto` is bf16 if `device` computes it natively, else fp32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        # Not every version of PyTorch can say.
-        able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-        native = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+        # Not every version of PyTorch has this function.
+        has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     return "bf16" if native else "fp32"
 
 
 def _predictions(
     model: nn.Module, part: Part, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield log-probabilities and labels of the images that this worker scores, 250 at a time."""
     model.eval()
-    mine = torch.arange(rank, len(part.indices), world_size, device=part.images.device)
+    own = torch.arange(rank, len(part.indices), world_size, device=part.images.device)
     with torch.inference_mode():
-        for positions in torch.split(mine, 250):
+        for positions in torch.split(own, 250):
             images, labels = part.take(positions)
             yield model(images), labels
 
 
-def _sum_over_workers(totals: Tensor, world_size: int) -> Tensor:
+def _totals(loss: Tensor, log_probs: Tensor, labels: Tensor) -> Tensor:
+    """Return float (3,): the summed loss, the number of correct guesses, the number of images."""
+    correct = (log_probs.argmax(1) == labels).sum()
+    return torch.stack([loss, correct, correct.new_tensor(len(labels))])
+
+
+def _score(totals: Tensor, world_size: int) -> tuple[Score, int]:
+    """Return the score that the workers' `_totals`, added up, make, and the number of images."""
     if world_size > 1:
         dist.all_reduce(totals)
-    return totals
+    loss, correct, images = totals.tolist()
+    return Score(loss / images, correct / images), int(images)
 
 
 def _average_buffers(model: nn.Module, world_size: int) -> None:
-    """Each worker's batch norm saw its own share of the images: keep the mean over all of them."""
+    """Average batch norm's running statistics, as each worker's saw only its own images."""
     if world_size > 1:
         for buffer in model.buffers():
             if buffer.is_floating_point():

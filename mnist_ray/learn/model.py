@@ -1,4 +1,4 @@
-"""The network: 13,808 parameters, no biases, built from a recipe."""
+"""The network that a recipe builds: 13,808 parameters, no biases in its convolutions."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ from mnist_ray.learn import kernels
 
 
 class ReluNormDropout(nn.Module):
-    """ReLU, then batch norm unless it is switched off, then dropout with probability `p`.
+    """ReLU, then batch norm if `batch_norm`, then dropout with probability `p`.
 
-    What PyTorch's own layers do, except that training on the CPU draws other random numbers where
-    `kernels` has loops for that number of channels, and takes their place.
+    PyTorch's layers compute them, except in training on the CPU where `kernels.fits`: there one
+    compiled operation takes their place, which differs in the random numbers of dropout.
     """
 
     def __init__(self, channels: int, batch_norm: bool, p: float) -> None:
@@ -33,8 +33,8 @@ class ReluNormDropout(nn.Module):
 
 
 def build(recipe: Recipe) -> nn.Sequential:
-    """The network, (b, 1, 28, 28) float32 to log-probabilities (b, 10), initialised from the
-    process's random state. 13,808 parameters, or 13,584 without batch norm.
+    """Return the network, from float32 images (b, 1, 28, 28) to log-probabilities (b, 10), with
+    weights drawn from PyTorch's random state. It has 13,808 parameters, 13,584 without batch norm.
     """
 
     def block(in_channels: int, out_channels: int, padding: int = 0) -> list[nn.Module]:
@@ -57,18 +57,20 @@ def build(recipe: Recipe) -> nn.Sequential:
         nn.Flatten(),
         nn.LogSoftmax(dim=1),
     )
-    # Channels last is the layout in which the CPU's and the GPU's convolutions are fastest.
+    # Convolutions are fastest in this layout, on the CPU as on the GPU.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class Layer(NamedTuple):
+    """A row of a network's summary; `output` is the shape for one image."""
+
     name: str
     output: tuple[int, ...]
     parameters: int
 
 
 def layers(model: nn.Sequential) -> list[Layer]:
-    """Each layer's name, output shape for one image, and number of parameters."""
+    """Summarise each layer of `model`, which takes images (b, 1, 28, 28)."""
     rows = []
     x = torch.zeros(1, 1, 28, 28)
     was_training = model.training

@@ -1,35 +1,37 @@
-"""What a process does so that training in it is fast: threads, memory, and how it waits."""
+"""Settings of a process that make training in it fast: threads, memory, how it waits."""
 
 import ctypes
 import os
 
+import numba
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mnist_ray.learn import kernels
-
 
 def prepare(threads: int) -> None:
-    """Set this process's threads, and let it keep memory it freed.
+    """Set the threads that PyTorch and Numba compute on, and let this process keep freed memory.
 
     A step allocates and frees the same 100 MB of activations. Where glibc hands those pages back to
-    the kernel each time, faulting them in again costs a fifth to a third of the step.
+    the kernel each time, the page faults that follow cost a fifth to a third of the step.
     """
-    kernels.use_threads(threads)
+    cores: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(min(threads, cores))
+    torch.set_num_threads(threads)  # after Numba's first call, which sets PyTorch's to all cores
     mmap_threshold, trim_threshold = -3, -1  # from malloc.h
     try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 32 << 20)  # the largest it takes
+        libc.mallopt(mmap_threshold, 32 << 20)  # the largest value that glibc takes
         libc.mallopt(trim_threshold, 512 << 20)
     except (OSError, AttributeError):
-        pass  # not glibc: nothing to tune
+        pass  # another C library: nothing to set
 
 
 def wait_awake(parallel: nn.Module) -> nn.Module:
-    """Let DistributedDataParallel on CPUs average gradients without going to sleep; returns it.
+    """Return `parallel`, which now waits for averaged gradients without going to sleep if it is a
+    DistributedDataParallel on CPUs.
 
-    The average takes half a millisecond, and a step ten. A core that sleeps meanwhile is woken up
+    An average takes half a millisecond, and a step ten. A core that sleeps meanwhile is woken up
     to five milliseconds late, four times in ten on a virtual machine.
     """
 
@@ -42,7 +44,7 @@ def wait_awake(parallel: nn.Module) -> nn.Module:
         work = dist.all_reduce(gradients, async_op=True)
         while not work.is_completed():
             os.sched_yield()  # to the thread that talks to the other workers
-        work.wait()  # raises where one of them is gone
+        work.wait()  # raises if another worker is gone
         done: torch.futures.Future[Tensor] = torch.futures.Future()
         done.set_result(gradients)
         return done

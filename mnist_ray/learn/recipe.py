@@ -1,7 +1,7 @@
 """What a recipe means: the optimizer, the learning rate, the loss and the augmentation that
-`engine.fit` uses unless it is handed others. The network is `model.build`.
+`engine.fit` uses unless it gets others. The network is `model.build`.
 
-To add one of these, write a function here and name it in a field of the recipe.
+To add another of these, write it here and let a field of the recipe choose it.
 """
 
 import math
@@ -16,7 +16,7 @@ from mnist_ray.learn.data import MEAN, STD
 
 
 def optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Make the optimizer of `parameters`: SGD with momentum."""
+    """Return an optimizer of `parameters`: SGD with momentum."""
     return torch.optim.SGD(
         parameters,
         lr=recipe.lr,
@@ -28,9 +28,8 @@ def optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
-    """Return the learning rate at `step`, from 0, of `total_steps`. One-cycle rises linearly over
-    the first quarter of the run and falls linearly to nearly 0 (after Smith, arXiv:1708.07120).
-    """
+    """Return the learning rate at `step`, 0 to `total_steps` - 1. One-cycle rises linearly over the
+    first quarter of the run, then falls linearly to nearly 0 (after Smith, arXiv:1708.07120)."""
     if recipe.schedule == "constant":
         return recipe.lr
     done = (step + 1) / (total_steps + 1)
@@ -40,7 +39,7 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
 def loss(recipe: Recipe, log_probs: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of log-probabilities (b, 10) and labels (b,), summed over the batch.
 
-    With label smoothing s, the target is 1 - s on the label and s spread evenly over all ten
+    With label smoothing s, the target is 1 - s on the label, plus s spread evenly over all ten
     classes (Szegedy et al., arXiv:1512.00567, section 7).
     """
     smoothing = recipe.label_smoothing
@@ -51,17 +50,17 @@ def loss(recipe: Recipe, log_probs: Tensor, labels: Tensor) -> Tensor:
 
 
 def augment(recipe: Recipe, images: Tensor, rng: torch.Generator) -> Tensor:
-    """Rotate, resize and move each image (b, 1, 28, 28) by its own random amount, on any device.
+    """Return `images`, float32 (b, 1, 28, 28), each rotated, resized and moved by random amounts.
 
-    Each amount is uniform within plus or minus its field of the recipe. What comes in from outside
-    is background.
+    Each amount is uniform within plus or minus the recipe's `rotation`, `scale` or `shift`. Pixels
+    from outside an image are background. `rng` is on the CPU, the images on any device.
     """
     if not (recipe.rotation or recipe.shift or recipe.scale):
         return images
     amount = torch.rand(4, len(images), generator=rng).mul_(2).sub_(1).to(images.device)
     angle = amount[0] * math.radians(recipe.rotation)
     zoom = 1 / (1 + amount[1] * recipe.scale)
-    # grid_sample's coordinates run from -1 to 1 over 28 pixels: a pixel is 2 / 28.
+    # grid_sample's coordinates run from -1 to 1 over 28 pixels, so a pixel is 2 / 28.
     move = amount[2:] * recipe.shift * 2 / 28
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     matrix = torch.stack(

@@ -29,7 +29,7 @@ def saved(small: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_what_is_saved_is_loaded(saved: Path, small: Mnist) -> None:
+def test_a_saved_checkpoint_is_loaded_unchanged(saved: Path, small: Mnist) -> None:
     loaded = checkpoint.load(saved)
     assert loaded.recipe == Recipe(epochs=1, train_size=128, holdout=200)
     assert loaded.split_hash == data.split(small, 200, 128).hash
@@ -39,10 +39,10 @@ def test_what_is_saved_is_loaded(saved: Path, small: Mnist) -> None:
     assert [path.name for path in saved.iterdir()] == [FILE]
 
 
-@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
-def test_a_truncated_file_is_refused(saved: Path, tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(saved: Path, tmp_path: Path, fraction: float) -> None:
     content = (saved / FILE).read_bytes()
-    (tmp_path / FILE).write_bytes(content[: int(len(content) * share)])
+    (tmp_path / FILE).write_bytes(content[: int(len(content) * fraction)])
     with pytest.raises(UserError, match="is damaged"):
         checkpoint.load(tmp_path)
 
@@ -101,13 +101,13 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: object, says: str) -
         checkpoint.load(tmp_path)
 
 
-def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_a_checkpoint_names_it(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match=rf"checkpoint {folder} holds no"):
             checkpoint.load(folder)
 
 
-def test_evaluate_prints_what_it_says_it_does(
+def test_evaluate_prints_the_score_and_the_worst_images(
     saved: Path, mnist: Mnist, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert errors.run(evaluate.main, [str(saved), "--worst", "3"]) == 0
@@ -137,16 +137,15 @@ def test_a_write_that_is_killed_leaves_the_old_file(saved: Path, tmp_path: Path)
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     before = (tmp_path / FILE).read_bytes()
     code = f"""
-import os, torch
+import os
 from pathlib import Path
 from mnist_ray.learn import checkpoint
 old = checkpoint.load(Path({str(tmp_path)!r}))
-write = torch.save
-def killed(content, path):
-    write(content, path)
-    os.truncate(path, 1000)
+write = Path.write_bytes
+def killed(path, content):
+    write(path, content[:1000])
     os.kill(os.getpid(), 9)
-torch.save = killed
+Path.write_bytes = killed
 checkpoint.save(Path({str(tmp_path)!r}), old)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9

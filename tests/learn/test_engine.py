@@ -1,5 +1,6 @@
-"""The loop, against PyTorch's own pieces, against itself resumed, and against two processes."""
+"""Compare the training loop with a plain PyTorch loop, a resumed run, and a run of two workers."""
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def fit(config: Recipe, mnist: Mnist, **options: Any) -> tuple[nn.Module, list[dict], dict]:
-    """The trained network, each epoch's metrics, and each epoch's state, copied."""
+    """Return the trained network, each epoch's metrics, and a copy of each epoch's state."""
     metrics, states = [], {}
 
     def on_epoch(row: engine.Metrics, state: engine.State) -> None:
@@ -31,8 +32,6 @@ def fit(config: Recipe, mnist: Mnist, **options: Any) -> tuple[nn.Module, list[d
 
 
 def _saved(state: engine.State) -> Any:
-    import io
-
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
@@ -44,8 +43,8 @@ def weights(network: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_an_epoch_is_that_of_a_plain_loop(small: Mnist, label_smoothing: float) -> None:
-    # Three batches, the last one smaller. Over many more, rounding errors grow to anything.
+def test_an_epoch_equals_an_epoch_of_a_plain_loop(small: Mnist, label_smoothing: float) -> None:
+    # Three batches, the last one smaller. Over many more, rounding errors grow without bound.
     config = Recipe(
         precision="fp32",
         dropout=0,
@@ -100,7 +99,7 @@ def test_a_resumed_run_ends_with_the_same_bits(small: Mnist, changes: dict) -> N
     ]
 
 
-def test_it_augments_for_a_share_of_the_run(small: Mnist) -> None:
+def test_it_augments_until_a_fraction_of_the_run(small: Mnist) -> None:
     config = Recipe(epochs=2, train_size=300, rotation=10, shift=2)
     plain = config.replace(rotation=0, shift=0)
     _, _, always = fit(config, small)
@@ -113,7 +112,7 @@ def test_it_augments_for_a_share_of_the_run(small: Mnist) -> None:
     assert torch.equal(weights(never), weights(fit(plain, small)[0]))
 
 
-def test_the_seed_decides(small: Mnist) -> None:
+def test_the_seed_decides_the_weights(small: Mnist) -> None:
     def trained(seed: int) -> torch.Tensor:
         return weights(fit(Recipe(epochs=1, train_size=128, seed=seed), small)[0])
 
@@ -128,7 +127,7 @@ def test_it_stops_when_the_loss_is_not_finite(small: Mnist) -> None:
     assert len(rows) < 5
 
 
-def test_bf16_computes_with_less_and_keeps_its_weights(small: Mnist) -> None:
+def test_bf16_computes_with_less_precision_and_keeps_float32_weights(small: Mnist) -> None:
     config = Recipe(epochs=1, train_size=256, precision="bf16", dropout=0)
     network, (row,), states = fit(config, small)
     exact, (other,), _ = fit(config.replace(precision="fp32"), small)
@@ -170,11 +169,12 @@ class TestSchedule:
         assert all(0 < recipe.learning_rate(config, s, steps) <= 0.4 for s in range(steps))
 
 
-# Two processes. What they run must be importable, so it is at the top level.
+# Two processes run the functions below, which must therefore be importable.
 
 
 class FrozenNorm(nn.Module):
-    """Keeps batch norm in eval mode, where no worker's result depends on its share of a batch."""
+    """A wrapper that keeps batch norm in eval mode, where the result for an image does not depend
+    on the other images of a worker's batch."""
 
     def __init__(self, network: nn.Module, parallel: nn.Module) -> None:
         super().__init__()
@@ -193,7 +193,8 @@ class FrozenNorm(nn.Module):
 
 
 def train_as(rank: int, world_size: int, config: Recipe, mnist: Mnist) -> dict[str, Any]:
-    """One epoch as worker `rank`: the first and last step's gradients, the weights, the metrics."""
+    """Train one epoch as worker `rank`, and return the gradients of the first and the last step,
+    the weights and the metrics."""
     networks, gradients = [], []
 
     def wrap(network: nn.Module) -> nn.Module:
@@ -218,8 +219,8 @@ def worker(rank: int, folder: str, config: Recipe, mnist: Mnist) -> None:
     dist.destroy_process_group()
 
 
-def test_two_workers_are_one_with_the_same_global_batch(small: Mnist, tmp_path: Path) -> None:
-    # 133 training and 101 scored images: both are shared unevenly, and so is the last batch of 5.
+def test_two_workers_train_as_one_with_the_same_global_batch(small: Mnist, tmp_path: Path) -> None:
+    # 133 training images, 101 scored images and a last batch of 5: two workers share none evenly.
     config = Recipe(batch_size=64, train_size=133, epochs=1, dropout=0, precision="fp32")
     alone = train_as(0, 1, config, small)
     torch.multiprocessing.spawn(worker, (str(tmp_path), config, small), nprocs=2)
@@ -236,10 +237,8 @@ def test_two_workers_are_one_with_the_same_global_batch(small: Mnist, tmp_path: 
     assert torch.equal(both[0]["weights"], both[1]["weights"])
 
 
-def test_two_workers_train_where_there_is_hardly_an_image_for_each(
-    small: Mnist, tmp_path: Path
-) -> None:
-    # Two batches of one image each, a fifth image that is left out, and one scored by one of them.
+def test_two_workers_train_with_one_image_each(small: Mnist, tmp_path: Path) -> None:
+    # Two batches with an image for each worker, a fifth image left out, and one image to score.
     config = Recipe(batch_size=2, train_size=5, holdout=1, epochs=1)
     torch.multiprocessing.spawn(worker, (str(tmp_path), config, small), nprocs=2)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -251,7 +250,7 @@ def test_two_workers_train_where_there_is_hardly_an_image_for_each(
 
 
 def wide(config: Recipe) -> nn.Module:
-    """A network of 20 and 64 channels, which the compiled loops are not made for."""
+    """Return a network of 20 and 64 channels, which the compiled loops do not fit."""
     return nn.Sequential(
         nn.Conv2d(1, 20, 5, stride=2),
         model.ReluNormDropout(20, config.batch_norm, config.dropout),
@@ -292,6 +291,6 @@ def test_the_loop_takes_another_network_optimizer_loss_schedule_and_augmentation
     assert called == {"loss", "schedule", "augment"}
     assert rows[1]["lr"] == 0.005
     assert rows[1]["accuracy"] > 0.85
-    # What is handed in is resumed like what the recipe says.
+    # They resume as the recipe's own do.
     again, _, _ = fit(config, mnist, start=states[1], **others)
     assert torch.equal(weights(again), weights(network))

@@ -1,4 +1,4 @@
-"""The compiled loops, against PyTorch's own layers in float64, and dropout's random numbers."""
+"""Compare the compiled loops with PyTorch's layers in float64, and check dropout's randomness."""
 
 import numba
 import pytest
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mnist_ray.learn import kernels
+from mnist_ray.learn import kernels, process
 
 
 def tensor(*shape: int) -> torch.Tensor:
@@ -22,7 +22,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 def dropped_ones(shape: tuple[int, ...], p: float, seed: int) -> torch.Tensor:
-    """What dropout alone makes of ones."""
+    """Return ones after dropout alone."""
     torch.manual_seed(seed)
     return kernels.relu_norm_dropout(torch.ones(shape), None, p)
 
@@ -83,7 +83,7 @@ def test_bfloat16_is_float32_rounded_once(batch_norm: bool) -> None:
 
 def test_the_number_of_threads_changes_no_bit() -> None:
     def run(threads: int) -> list[torch.Tensor]:
-        kernels.use_threads(threads)
+        process.prepare(threads)
         assert (torch.get_num_threads(), numba.get_num_threads()) == (threads, threads)
         torch.manual_seed(0)
         x, gradient, layer = (
@@ -112,7 +112,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     ],
     ids=lambda x: f"{x.dtype}-{tuple(x.shape)}",
 )
-def test_what_does_not_fit_is_refused(x: torch.Tensor) -> None:
+def test_a_tensor_that_does_not_fit_is_refused(x: torch.Tensor) -> None:
     for layer in (None, norm(x.shape[1])):
         with pytest.raises(ValueError, match="does not fit; channels must divide 32"):
             kernels.relu_norm_dropout(x, layer, 0.1)
@@ -125,7 +125,7 @@ def test_nan_is_not_hidden() -> None:
     assert kernels.relu_norm_dropout(x, norm(16), 0.0).isnan().any()
 
 
-def test_any_layout_will_do() -> None:
+def test_the_memory_layout_changes_no_bit() -> None:
     torch.manual_seed(0)
     x, gradient = torch.randn(2, 6, 10, 16), torch.randn(2, 6, 10, 16)
 
@@ -147,21 +147,21 @@ class TestDropout:
     N = 16 * 32 * 96 * 96
 
     @pytest.mark.parametrize("p", [0.0, 1e-6, 1e-4, 0.1, 0.3, 0.9])
-    def test_the_share_kept_and_the_scale_are_exact(self, p: float) -> None:
+    def test_the_fraction_kept_and_the_scale_are_exact(self, p: float) -> None:
         out = dropped_ones(self.SHAPE, p, seed=0)
-        share = (out != 0).double().mean().item()
-        # By chance, and by the 16 bits that decide.
-        assert share == pytest.approx(1 - p, abs=4 * (p * (1 - p) / self.N) ** 0.5 + 1 / 131072)
+        kept = (out != 0).double().mean().item()
+        # The margin is four standard deviations, and half a step of the 16 bits that decide.
+        assert kept == pytest.approx(1 - p, abs=4 * (p * (1 - p) / self.N) ** 0.5 + 1 / 131072)
         assert set(out.unique().tolist()) <= {0.0, torch.tensor(1 / (1 - p)).item()}
 
     @pytest.mark.parametrize("lag", [1, 2, 16, 32, 64, 1024, 32 * 96, 32 * 96 * 96])
     def test_elements_are_independent_of_each_other(self, lag: int) -> None:
-        # One hash decides two elements, 16 apart as they lie in memory.
+        # One hash decides two elements, which are 16 apart in memory.
         kept = (dropped_ones(self.SHAPE, 0.5, seed=0) != 0).double().permute(0, 2, 3, 1).flatten()
         both = (kept[:-lag] * kept[lag:]).mean().item()
         assert both == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / self.N) ** 0.5)
 
-    def test_masks_are_independent_of_those_of_the_steps_before_and_after(self) -> None:
+    def test_masks_of_different_steps_are_independent(self) -> None:
         torch.manual_seed(0)
         masks = torch.stack(
             [
@@ -176,11 +176,11 @@ class TestDropout:
     def test_every_channel_and_image_is_dropped_as_often(self) -> None:
         kept = (dropped_ones(self.SHAPE, 0.1, seed=3) != 0).double()
         for dims in ((0, 2, 3), (1, 2, 3), (0, 1, 2)):
-            shares = kept.mean(dims)
-            noise = (0.09 * len(shares) / self.N) ** 0.5
-            assert (shares - 0.9).abs().max() < 5 * noise
+            fractions = kept.mean(dims)
+            noise = (0.09 * len(fractions) / self.N) ** 0.5
+            assert (fractions - 0.9).abs().max() < 5 * noise
 
-    def test_the_seed_decides(self) -> None:
+    def test_the_seed_decides_the_mask(self) -> None:
         one, same, other = (dropped_ones((2, 16, 6, 6), 0.5, seed) for seed in (1, 1, 2))
         assert torch.equal(one, same)
         assert not torch.equal(one, other)

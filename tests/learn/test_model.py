@@ -12,7 +12,7 @@ def test_the_network_has_13808_parameters_and_no_bias_in_a_convolution() -> None
     assert all(layer.bias is None for layer in network if isinstance(layer, nn.Conv2d))
 
 
-def test_without_batch_norm_and_dropout_these_layers_are_gone() -> None:
+def test_batch_norm_and_dropout_can_be_switched_off() -> None:
     network = model.build(Recipe(batch_norm=False, dropout=0))
     assert sum(p.numel() for p in network.parameters()) == 13_584
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
@@ -61,7 +61,7 @@ def test_in_eval_mode_it_is_made_of_stock_layers(batch_norm: bool) -> None:
     assert torch.equal(network(x), expected)
 
 
-# Odd sizes, of which one leaves a single pixel; of the last, 32 divides the number of elements.
+# Odd sizes, one with a single pixel, and a size whose number of elements 32 divides.
 @pytest.mark.parametrize("size", [(3, 1, 1), (2, 5, 7), (3, 13, 3), (4, 4, 8)])
 @pytest.mark.parametrize("channels", range(1, 65))
 def test_with_any_number_of_channels_it_trains_as_pytorchs_layers_do(
@@ -93,11 +93,11 @@ def test_with_any_number_of_channels_it_trains_as_pytorchs_layers_do(
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
             assert torch.allclose(value, theirs[name], rtol=1e-4, atol=1e-6)
-        for mine, its in zip(layer.parameters(), norm.parameters(), strict=True):
-            assert torch.allclose(mine.grad, its.grad, rtol=1e-4, atol=1e-4)
+        for our, their in zip(layer.parameters(), norm.parameters(), strict=True):
+            assert torch.allclose(our.grad, their.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_dropout_of_any_number_of_channels_keeps_its_share() -> None:
+def test_dropout_of_any_number_of_channels_keeps_the_right_fraction() -> None:
     for channels in (10, 16, 20, 33, 64):
         torch.manual_seed(0)
         out = model.ReluNormDropout(channels, False, p=0.25)(torch.ones(64, channels, 32, 32))
@@ -106,7 +106,7 @@ def test_dropout_of_any_number_of_channels_keeps_its_share() -> None:
 
 
 def test_every_layer_of_the_network_trains_by_the_compiled_loops() -> None:
-    for batch in (1, 3, 64):  # as in the last batch of an epoch
+    for batch in (1, 3, 64):  # an epoch's last batch may have any size
         x = torch.randn(batch, 1, 28, 28)
         for layer in model.build(Recipe()):
             if isinstance(layer, model.ReluNormDropout):

@@ -95,7 +95,7 @@ def test_predictions_have_the_schema_where_none_is_wrong(tmp_path: Path, small: 
             return engine.F.one_hot(part.labels[part.indices].long(), 10).float().log_softmax(1)
 
     part = data.test_part(small)
-    tables.write_predictions(tmp_path, scoring.predictions(Knows(), part))
+    tables.write_predictions(tmp_path, scoring.predictions(Knows(), part)[1])
     table = tables.read(tmp_path, tables.PREDICTIONS)
     assert table.schema.equals(tables.SCHEMAS[tables.PREDICTIONS])
     assert table["image"].null_count == len(table) == 101
