@@ -17,9 +17,10 @@ def main(argv: Sequence[str]) -> None:
         TrainRunConfig,
         description="Train the network once; without flags, with the reference recipe.",
     )
-    from mnist_ray import cluster  # after the flags: torch and Ray take seconds to import
-
-    row = cluster.train(recipe, needs, run, terminal.TrainingDisplay())
+    show = terminal.TrainingDisplay()
+    with show.waiting("loading PyTorch and Ray"):  # after the flags, because it takes seconds
+        from mnist_ray.cluster import train
+    row = train(recipe, needs, run, show)
     if row["status"] == Status.DIVERGED:
         raise RunFailed(
             f"the loss was not finite after epoch {row['epochs_trained']}; lower the learning rate."

@@ -18,9 +18,10 @@ def main(argv: Sequence[str]) -> None:
         " the rest. Without flags, dropout, lr and momentum vary.",
         defaults=STUDY_RECIPE,
     )
-    from mnist_ray import cluster  # after the flags: torch and Ray take seconds to import
-
-    cluster.run_study(base, settings, per_worker, run, terminal.StudyDisplay())
+    show = terminal.StudyDisplay()
+    with show.waiting("loading Ray"):  # after the flags, because it takes a while to import
+        from mnist_ray.cluster import run_study
+    run_study(base, settings, per_worker, run, show)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from mnist_ray.cluster.resources import (
     cores,
     workers_that_fit,
 )
+from mnist_ray.cluster.show import Show
 from mnist_ray.errors import RunFailed, UserError
 
 API_SERVER = ray_private.API_SERVER
@@ -51,10 +52,10 @@ LONGEST_TMPDIR = (103 if sys.platform == "darwin" else 107) - len(SOCKETS)
 
 
 @contextmanager
-def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> Iterator[None]:
+def connected(*, dashboard: bool, verbose: bool, show: Show) -> Iterator[None]:
     """Connect to Ray for a block: join the cluster that this machine belongs to, or start a private
-    one, which listens on loopback alone and leaves nothing behind. Call `say` with a line that
-    names the cluster that is joined.
+    one, which listens on loopback alone and leaves nothing behind. `show` is told which cluster is
+    joined.
 
     `dashboard` starts the dashboard of a private cluster. Trials that launch workers need it: when
     such a trial is stopped early, Ray Train asks the dashboard whether the trial's controller is
@@ -87,8 +88,10 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
         else:
             options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": cores()}
             options |= exits.enter_context(_private_cluster(dashboard, verbose))
+        starting = f"joining the Ray cluster at {address}" if address else "starting Ray"
         try:
-            ray.init(**options)
+            with show.waiting(starting):
+                ray.init(**options)
         except Exception as error:  # Ray raises this very class where a machine is too busy
             raise RunFailed(f"Ray did not start: {error}") from error
         except SystemExit:  # Ray's own handler of SIGTERM while it starts
@@ -96,7 +99,7 @@ def connected(*, dashboard: bool, verbose: bool, say: Callable[[str], None]) -> 
         errors.heed_signals()
         if "include_dashboard" not in options:
             nodes, address = cluster_nodes(), ray.get_runtime_context().gcs_address
-            say(
+            show.say(
                 f"joined the Ray cluster at {address}: {len(nodes)} node{'s' * (len(nodes) > 1)},"
                 f" {sum(node.cpus for node in nodes)} CPUs\n"
             )
@@ -121,7 +124,8 @@ def _private_cluster(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]
         # With this switch off, Ray listens on loopback alone. Ray reads it from the environment
         # when it is imported, which is too early for us.
         loopback = ray_private.replaced("ENABLE_RAY_CLUSTER", False)
-        with restored.environment(environment), loopback:
+        not_set = ray_private.FOR_PRIVATE_CLUSTER
+        with restored.environment(environment, unless_set=not_set), loopback:
             try:
                 yield options
             finally:
@@ -158,6 +162,8 @@ def _shut_down(folder: Path) -> None:
     started = [] if ray.is_initialized() else _processes(folder)
     if not ray_private._global_node:
         _kill(started)
+    # Ray waits a second for its helpers to end, which are written in Python and hold nothing.
+    _kill([each for each in _processes(folder) if each.name().startswith("python")])
     ray.shutdown()
     _kill(started)
 

@@ -142,6 +142,12 @@ WORDS = (
         "choose what will be Ray's default, and spare the warning that it will",
     ),
     Private(
+        "ray._raylet",
+        "prestart_worker_first_driver",
+        "keep a private cluster from starting workers that Tune and Train cannot use, because these"
+        " ask for workers with other environment variables",
+    ),
+    Private(
         "ray.tune.tune",
         "TUNE_DISABLE_SIGINT_HANDLER",
         "let Ctrl-C end a study; Tune would go on as if all trials were done",
@@ -172,6 +178,7 @@ FOR_RAY = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+FOR_PRIVATE_CLUSTER = {"RAY_prestart_worker_first_driver": "0"}
 FOR_TUNE = {"TUNE_GLOBAL_CHECKPOINT_S": str(10**9)}
 QUIET_TUNE = {"RAY_AIR_NEW_OUTPUT": "0"}
 """Environment variables, unless the user has set them."""
@@ -191,7 +198,7 @@ def missing(private: Private) -> str | None:
             attrgetter(private.name)(importlib.import_module(private.module))
             return None
         spec = importlib.util.find_spec(private.module)
-        if spec and spec.origin and private.name in Path(spec.origin).read_text(encoding="utf-8"):
+        if spec and spec.origin and private.name.encode() in Path(spec.origin).read_bytes():
             return None
     except (ImportError, AttributeError):
         pass

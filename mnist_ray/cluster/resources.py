@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import ray
-import torch
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -40,6 +39,8 @@ class Node(NamedTuple):
 
 def this_machine() -> list[Node]:
     """Return what this process may use, as the only node. Needs no Ray."""
+    import torch  # a study starts Ray before it imports PyTorch, which takes a second
+
     return [Node(cores(), torch.cuda.device_count())]
 
 

@@ -2,14 +2,17 @@
 notebook may too."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mnist_ray.cluster.resources import WorkerResources
 from mnist_ray.config import Recipe, Resources
-from mnist_ray.learn import Layer, Splits
 from mnist_ray.search import Plan, Planned
 from mnist_ray.storage import Place
+
+if TYPE_CHECKING:  # PyTorch takes a second to import
+    from mnist_ray.learn import Layer, Splits
 
 
 class Show(Protocol):
@@ -28,6 +31,9 @@ class Show(Protocol):
     def say(self, text: str) -> None:
         """Show a line."""
 
+    def waiting(self, what: str) -> AbstractContextManager[None]:
+        """Show within a block what the command is doing before the run begins."""
+
 
 class TrainingShow(Show, Protocol):
     """The display of a training run."""
@@ -37,8 +43,8 @@ class TrainingShow(Show, Protocol):
         recipe: Recipe,
         needs: Resources,
         share: WorkerResources,
-        layers: list[Layer],
-        splits: Splits,
+        layers: "list[Layer]",
+        splits: "Splits",
         in_process: bool,
     ) -> None:
         """Show what will be trained and where, before training starts."""

@@ -1,31 +1,16 @@
-"""The driver of a study: it runs many trials with Ray Tune, records them, and scores the winner.
-`search.Plan` decides which trials come next, and `trial.py` holds what each of them does."""
+"""A study: its settings are checked here, and Ray started, before anything slow is imported."""
 
-from collections.abc import Callable, Container
-from datetime import UTC, datetime
-from operator import itemgetter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-import ray
-import torch
-import yaml
-from ray import tune
-
-from mnist_ray import errors, learn, restored, search, storage, tables
-from mnist_ray.cluster import (
-    connect,
-    ray_private,
-    resources,
-    resume,
-    schedulers,
-    tracking,
-    trial,
-)
-from mnist_ray.cluster.recorder import Recorder
+from mnist_ray import restored, search, tables
+from mnist_ray.cluster import connect, ray_private, tracking
 from mnist_ray.cluster.show import StudyShow
 from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, TuneConfig, check_batch
-from mnist_ray.errors import RunFailed, UserError
-from mnist_ray.learn import Mnist
-from mnist_ray.search import Phase, Plan
+from mnist_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from mnist_ray.learn import Mnist
 
 
 def run_study(
@@ -50,190 +35,30 @@ def run_study(
         )
     settings = {**base.model_dump(), **per_worker.model_dump(), **tuning.model_dump()}
     recorded = tables.recorded_settings(run, "tune") if run.resume else settings
-    # The plan is made with the recorded number of trials at a time: tpe looks past as many trials.
     planned = tuning.replace(max_concurrent=recorded["max_concurrent"])
     sampler = search.sampler(planned, base)
     folder = tables.folder_of(run, "tune")
     tracking.check(tuning.track)
-    mnist = learn.load_mnist(base, run.data_dir)
     quiet = {} if run.verbose else ray_private.QUIET_TUNE
     with (
         restored.environment(
             ray_private.ALWAYS_FOR_TUNE, unless_set={**ray_private.FOR_TUNE, **quiet}
         ),
         tracking.impatient(),
-        connect.connected(
-            dashboard=tuning.workers_per_trial > 1, verbose=run.verbose, say=show.say
-        ),
+        ThreadPoolExecutor(1) as background,
     ):
-        one_core = needs.replace(cpus_per_worker=needs.cpus_per_worker or 1)
-        share = resources.share(one_core, resources.cluster_nodes())
-        unchanged = run.resume and tuning == planned
-        concurrent = _concurrency(tuning, share, show.say if unchanged else None)
-        resources.check_shared(folder.parent)
-        with tables.locked(folder, "tune", settings, run.resume, not run.name) as folder:
-            trackers = tracking.callbacks(tuning.track, folder.name)
-            rows, epochs = resume.ended(folder)
-            begun = resume.begun(folder, epochs)
-            epochs |= {number: each.epochs for number, each in begun.items()}
-            configs = {number: each.recipe for number, each in begun.items()}
-            plan = Plan(planned, base, sampler, concurrent, rows, configs)
-            searcher = schedulers.Search(plan, folder, plan.replay())
-            show.begin(plan, share)
-            if epochs and len(rows) < sum(plan.outline().values()):
-                before = [{"threads": recorded["cpus_per_worker"] or 1}, *rows]
-                before += [row for number in sorted(epochs) for row in epochs[number]]
-                if words := resume.other_bits(
-                    before, _computes_with(base, sampler.dimensions, share)
-                ):
-                    show.say(f"{words}\n")
-            try:
-                with errors.explain_storage_errors(folder):
-                    recorder = _search(searcher, needs, epochs, mnist, share, run, trackers, show)
-                    return _finish(recorder, mnist, show)
-            except (RunFailed, KeyboardInterrupt):
-                show.stopped(folder, tables.resume_flags(folder, run, settings, recorded))
-                raise
+        loading = background.submit(_load_mnist, base, run)  # while Ray starts
+        with connect.connected(
+            dashboard=tuning.workers_per_trial > 1, verbose=run.verbose, show=show
+        ):
+            with show.waiting("loading PyTorch, Ray Tune and MNIST"):
+                mnist = loading.result()
+                from mnist_ray.cluster import driver
+            study = driver.Settings(base, tuning, planned, needs, run, sampler, settings, recorded)
+            return driver.drive(study, folder, mnist, show)
 
 
-def _search(
-    searcher: schedulers.Search,
-    needs: Resources,
-    epochs: tables.Epochs,
-    mnist: Mnist,
-    share: resources.WorkerResources,
-    run: RunConfig,
-    trackers: list[tune.Callback],
-    show: StudyShow,
-) -> Recorder:
-    """Run the trials that have not ended, first those that an interruption cut off."""
-    plan, folder = searcher.plan, searcher.folder
-    workers = plan.tuning.workers_per_trial
-    launches = workers > 1
-    recorder = Recorder(
-        folder,
-        plan.base,
-        lambda config: learn.split(mnist, config.holdout, config.train_size).hash,
-        show,
-        searcher,
-        run.max_failures,
-        epochs,
-        lambda: resources.why_waiting(share, workers),
-        lambda: resources.waiting_launches(workers),
-        device=share.device,
-        started=min((row["started"] for row in plan.rows.values()), default=_now()),
-        **tables.provenance(),
-        **needs.model_dump(),
-    )
-    shared = trial.Shared(
-        plan.base,
-        needs,
-        ray.put(mnist),
-        share,
-        folder,
-    )
-    tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(trial.launching_trial if launches else trial.trial, shared=shared),
-            {"CPU": trial.LAUNCHER_CPUS} if launches else {"CPU": share.cpus, "GPU": share.gpus},
-        ),
-        tune_config=tune.TuneConfig(
-            num_samples=-1,  # the plan says when it is done
-            search_alg=searcher,
-            scheduler=schedulers.scheduler(plan, epochs),
-            # A method Tune would copy, and its searcher with it.
-            trial_dirname_creator=lambda trial: searcher.folder_name(trial),
-            reuse_actors=not launches,  # starting a process takes two seconds
-        ),
-        run_config=tune.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),
-            callbacks=[recorder, *trackers],
-            verbose=1 if run.verbose else 0,
-            failure_config=tune.FailureConfig(max_failures=run.max_failures),
-        ),
-    )
-    try:
-        with show:
-            tuner.fit()
-    finally:
-        recorder.write()  # also what an interrupted study found so far
-    return recorder
+def _load_mnist(recipe: Recipe, run: RunConfig) -> "Mnist":
+    from mnist_ray import learn  # PyTorch takes a second to import
 
-
-def _finish(recorder: Recorder, mnist: Mnist, show: StudyShow) -> tables.Row:
-    """Write down the winner and what it takes the test images for, and return its row. Score it on
-    the test set, unless the final runs were scored already."""
-    plan, folder = recorder.plan, recorder.folder
-    winner = plan.winner()
-    if winner is None:
-        outcomes = {f"{row['status']}: {row['error'] or ''}" for row in plan.rows.values()}
-        raise RunFailed(f"no trial has a result ({'; '.join(sorted(outcomes))}); see {folder}.")
-    best = plan.rows[winner]
-    finals = [plan.rows[i] for i in plan.ranked(Phase.FINAL)]
-    saved = learn.load_checkpoint(
-        folder / min(finals, key=itemgetter("trial"), default=best)["checkpoint"]
-    )
-    score, predictions = learn.predictions(learn.load_model(saved), learn.test_part(mnist))
-    tables.write_predictions(folder, predictions)
-    if not finals:
-        best |= tables.scores("test", score._asdict())
-        recorder.write()
-    recipe = folder / tables.BEST_RECIPE
-    storage.write(recipe, _recipe(plan, best).encode())
-    show.end(folder, recipe)
-    return best
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _computes_with(
-    base: Recipe, dimensions: Container[str], share: resources.WorkerResources
-) -> tables.Row:
-    """Return what decides the bits of every trial besides its recipe, as far as it is known."""
-    known = {"threads": share.cpus, "device": share.device}
-    if share.gpus or len(resources.cluster_nodes()) > 1 or "precision" in dimensions:
-        return known
-    return {**known, "arithmetic": learn.resolve_precision(base.precision, torch.device("cpu"))}
-
-
-def _concurrency(
-    tuning: TuneConfig,
-    share: resources.WorkerResources,
-    say_lower: Callable[[str], None] | None = None,
-) -> int:
-    """Return how many trials run at a time. If more are asked for than fit, tell `say_lower` how
-    many run instead; raise UserError if there is no `say_lower`."""
-    fits = resources.workers_that_fit(share, resources.cluster_nodes()) // tuning.workers_per_trial
-    wanted = tuning.max_concurrent or fits
-    if wanted > fits:
-        fits = (
-            connect.wait_for_nodes(share, wanted * tuning.workers_per_trial)
-            // tuning.workers_per_trial
-        )
-    if wanted > fits and say_lower:
-        say_lower(f"max_concurrent is {wanted}, but only {fits} fit: goes on with {fits} at a time")
-        return fits
-    if wanted > fits:
-        unit = f"{share.cpus} CPU{'s' * (share.cpus > 1)}" + " and a GPU" * share.gpus
-        raise UserError(
-            f"max_concurrent is {wanted}, but at {tuning.workers_per_trial} workers a trial with"
-            f" {unit} each only {fits} trials fit at a time; use at most {fits}."
-        )
-    return wanted
-
-
-def _recipe(plan: Plan, best: tables.Row) -> str:
-    """Return the best trial's recipe as YAML, without the fields that belong to its study. A field
-    that was sampled always belongs to the recipe, even the number of images or the seed."""
-    sampled = plan.trials[best["trial"]].sampled
-    values = {**plan.base.model_dump(), **sampled}
-    of_study = {"holdout", "seed", "train_size"} - set(sampled)
-    values = {name: value for name, value in values.items() if name not in of_study}
-    found = (
-        f"# Trial {best['trial']} of {best['run']}: {best['best_accuracy']:.2%} of the held-out"
-        f" images, trained on {plan.images_of(best['trial']):,}.\n"
-    )
-    return found + yaml.safe_dump(values, sort_keys=False)
+    return learn.load_mnist(recipe, run.data_dir)

@@ -7,12 +7,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from ray import tune
+from typing import TYPE_CHECKING, Any
 
 from mnist_ray import restored
 from mnist_ray.errors import UserError, reason
+
+if TYPE_CHECKING:  # Ray Tune takes a second to import
+    from ray import tune
 
 ANSWER_WITHIN = 20
 """Seconds that MLflow has to answer in before a study starts."""
@@ -71,7 +72,7 @@ def _why_not(where: str | None) -> str:
     return outcome[0]
 
 
-def callbacks(track: str | None, name: str) -> list[tune.Callback]:
+def callbacks(track: str | None, name: str) -> "list[tune.Callback]":
     """Return the callbacks that log the study `name`. The packages' own environment variables say
     what `track` does not. If logging fails, the study continues without it."""
     if not track:
@@ -89,7 +90,7 @@ def callbacks(track: str | None, name: str) -> list[tune.Callback]:
 HOOKS = ("setup", "log_trial_start", "log_trial_result", "log_trial_end")
 
 
-def _forgiving(callback: tune.Callback, which: str) -> tune.Callback:
+def _forgiving(callback: "tune.Callback", which: str) -> "tune.Callback":
     """Return `callback` so changed that its first error is printed as a warning, and its hooks do
     nothing from then on."""
     failed = False

@@ -82,7 +82,7 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
     with (
         _this_process(run.verbose)
         if in_process
-        else connect.connected(dashboard=False, verbose=run.verbose, say=show.say)
+        else connect.connected(dashboard=False, verbose=run.verbose, show=show)
     ):
         nodes = resources.this_machine() if in_process else resources.cluster_nodes()
         share = resources.share(needs, nodes)

@@ -4,8 +4,10 @@
 To add another of these, write it here and let a field of the recipe choose it.
 """
 
+import inspect
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +17,25 @@ from mnist_ray.config import Recipe
 from mnist_ray.learn.data import MEAN, STD
 
 
+def _without_compiler(method: Any) -> Any:
+    """Return a method of PyTorch's optimizers without the wrapper that imports PyTorch's compiler,
+    which takes a second at the start of each process, and is not used here."""
+    return inspect.unwrap(method)
+
+
+class SGD(torch.optim.SGD):
+    """PyTorch's SGD, which does not import PyTorch's compiler."""
+
+    add_param_group = _without_compiler(torch.optim.Optimizer.add_param_group)
+    zero_grad = _without_compiler(torch.optim.Optimizer.zero_grad)
+    state_dict = _without_compiler(torch.optim.Optimizer.state_dict)
+    load_state_dict = _without_compiler(torch.optim.Optimizer.load_state_dict)
+    step = torch.no_grad()(_without_compiler(torch.optim.SGD.step))
+
+
 def optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Return an optimizer of `parameters`: SGD with momentum."""
-    return torch.optim.SGD(
+    return SGD(
         parameters,
         lr=recipe.lr,
         momentum=recipe.momentum,

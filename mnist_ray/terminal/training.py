@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+import contextlib
+from collections.abc import Container, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,11 @@ class Display:
 
     def say(self, text: str) -> None:
         self.console.print(text)
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        with self.console.status(what) if self.console.is_terminal else contextlib.nullcontext():
+            yield
 
 
 class Training(Display):
