@@ -14,7 +14,7 @@ import torch
 import yaml
 from ray import tune
 
-from mnist_ray import errors, learn, storage, tables
+from mnist_ray import errors, learn, search, storage, tables
 from mnist_ray.cluster import connect, resources, resume, schedulers, tracking, trial
 from mnist_ray.cluster.recorder import Recorder
 from mnist_ray.cluster.show import StudyShow
@@ -122,7 +122,8 @@ def _search(
             scheduler=schedulers.scheduler(plan, epochs),
             # A method Tune would copy, and its searcher with it.
             trial_dirname_creator=lambda trial: searcher.folder_name(trial),
-            reuse_actors=not launches,  # starting a process takes two seconds
+            # Starting a process takes seconds, but one whose workers were stopped cannot be reused.
+            reuse_actors=not (launches and search.policy(plan.tuning).stops),
         ),
         run_config=tune.RunConfig(
             name=folder.name,
