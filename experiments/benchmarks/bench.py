@@ -232,17 +232,45 @@ def overhead_per_trial(storage: str) -> list[tuple[str, str, str]]:
     ]
 
 
+def first_steps(storage: str, rounds: int = 3) -> list[tuple[str, str, str]]:
+    """Seconds from a command to its first step, in turns with importing PyTorch, the floor: nothing
+    can train before that. One step is all that these runs train."""
+    small = ["--train-size", "10", "--batch-size", "10", "--epochs", "1", "--storage", storage]
+    study = [*small, "--holdout", "10", "--num-trials", "1", "--no-base", "--confirm", "0"]
+    commands = {
+        "train in its own process": ["mnist_ray.train", *small, "--in-process"],
+        "train on one of Ray's workers": ["mnist_ray.train", *small, "--no-in-process"],
+        "a study": ["mnist_ray.tune", *study],
+        "a study whose trial launches 2 workers": [
+            *("mnist_ray.tune", *study),
+            *("--workers-per-trial", "2"),
+        ],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    floor = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        floor.append(time.perf_counter() - began)
+        for name, words in commands.items():
+            _, lines = command(*words)
+            first = next(at for at, line in lines if re.match(r"epoch |search +0 ", line))
+            seconds[name].append(first)
+    rows = [("import torch", f"{statistics.median(floor):.1f}", "s")]
+    for name, all_rounds in seconds.items():
+        rows.append(
+            (f"{name}, until one step is done", f"{statistics.median(all_rounds):.1f}", "s")
+        )
+        rows.append((f"{name}, against importing torch", ratio(all_rounds, floor), "times"))
+    return rows
+
+
 def start_up(storage: str) -> list[tuple[str, str, str]]:
     rows = []
     for name in ("train", "tune", "evaluate", "results"):
         seconds = statistics.median(command(f"mnist_ray.{name}", "--help")[0] for _ in range(5))
         rows.append((f"{name} --help", f"{seconds:.2f}", "s"))
-    first_epochs = []
-    for _ in range(3):
-        small = ["--train-size", "10", "--batch-size", "10", "--epochs", "1"]
-        _, lines = command("mnist_ray.train", *small, "--storage", storage)
-        first_epochs.append(next(at for at, line in lines if line.startswith("epoch")))
-    rows.append(("train, until one step is done", f"{statistics.median(first_epochs):.1f}", "s"))
+    rows += first_steps(storage)
     shown = statistics.median(
         command("mnist_ray.results", "--storage", storage)[0] for _ in range(5)
     )

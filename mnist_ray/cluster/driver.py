@@ -43,9 +43,12 @@ class Settings(NamedTuple):
     recorded: tables.Row
 
 
-def drive(study: Settings, folder: Place, mnist: Mnist, show: StudyShow) -> tables.Row:
-    """Run the study in `folder`, or what is left of it, on the Ray that is connected. Return the
-    winner's row of the trials table."""
+def drive(
+    study: Settings, folder: Place, mnist: Mnist, pace: float | None, show: StudyShow
+) -> tables.Row:
+    """Run the study in `folder`, or what is left of it, on the Ray that is connected. `pace` is the
+    seconds per image of training, as far as it is known. Return the winner's row of the trials
+    table."""
     base, run, sampler = study.base, study.run, study.sampler
     one_core = study.needs.replace(cpus_per_worker=study.needs.cpus_per_worker or 1)
     share = resources.share(one_core, resources.cluster_nodes())
@@ -60,6 +63,8 @@ def drive(study: Settings, folder: Place, mnist: Mnist, show: StudyShow) -> tabl
         recipes = {number: each.recipe for number, each in unfinished.items()}
         plan = Plan(study.planned, base, sampler, concurrent, rows, recipes)
         searcher = schedulers.Search(plan, folder, plan.replay())
+        if pace:  # scoring an image takes a third of training on it
+            plan.budget.guess(pace, plan.epochs * base.holdout * pace / 3)
         show.begin(plan, share)
         if epochs and len(rows) < sum(plan.outline().values()):
             before = [{"threads": study.recorded["cpus_per_worker"] or 1}, *rows]

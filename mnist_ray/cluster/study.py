@@ -47,18 +47,26 @@ def run_study(
         tracking.impatient(),
         ThreadPoolExecutor(1) as background,
     ):
-        loading = background.submit(_load_mnist, base, run)  # while Ray starts
+        # While Ray starts.
+        loading = background.submit(_load, base, run, per_worker, tuning.workers_per_trial)
         with connect.connected(
             dashboard=tuning.workers_per_trial > 1, verbose=run.verbose, show=show
         ):
             with show.waiting("loading PyTorch, Ray Tune and MNIST"):
-                mnist = loading.result()
+                mnist, pace = loading.result()
                 from mnist_ray.cluster import driver
             study = driver.Settings(base, tuning, planned, needs, run, sampler, settings, recorded)
-            return driver.drive(study, folder, mnist, show)
+            return driver.drive(study, folder, mnist, pace, show)
 
 
-def _load_mnist(recipe: Recipe, run: RunConfig) -> "Mnist":
+def _load(
+    recipe: Recipe, run: RunConfig, per_worker: PerWorker, workers: int
+) -> "tuple[Mnist, float | None]":
+    """Return MNIST, and the seconds per image in which a trial will train about; None if that
+    cannot be measured here, for trials on a GPU or on several workers."""
     from mnist_ray import learn  # PyTorch takes a second to import
 
-    return learn.load_mnist(recipe, run.data_dir)
+    mnist = learn.load_mnist(recipe, run.data_dir)
+    if workers > 1 or (learn.has_gpu() and per_worker.use_gpu is not False):
+        return mnist, None
+    return mnist, learn.seconds_per_image(recipe, mnist, per_worker.cpus_per_worker or 1)

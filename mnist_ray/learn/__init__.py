@@ -18,12 +18,13 @@ from mnist_ray.learn.engine import (
     fit,
     predict,
     resolve_precision,
+    seconds_per_image,
 )
 from mnist_ray.learn.fetch import torchvision_mnist
 from mnist_ray.learn.model import Layer, ReluNormDropout, layers
 from mnist_ray.learn.model import build as build_network
+from mnist_ray.learn.process import has_gpu, wait_awake
 from mnist_ray.learn.process import prepare as prepare_process
-from mnist_ray.learn.process import wait_awake
 from mnist_ray.learn.scoring import Report as ScoreReport
 from mnist_ray.learn.scoring import load_model, predictions, score_test
 from mnist_ray.learn.scoring import report as score_report
@@ -43,6 +44,7 @@ __all__ = [
     "computed_with",
     "evaluate",
     "fit",
+    "has_gpu",
     "layers",
     "load_checkpoint",
     "load_mnist",
@@ -55,6 +57,7 @@ __all__ = [
     "save_checkpoint",
     "score_report",
     "score_test",
+    "seconds_per_image",
     "split",
     "test_part",
     "torchvision_mnist",

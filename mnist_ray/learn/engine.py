@@ -4,10 +4,12 @@
 passes a rank, a world size and a `wrap` that averages gradients over the workers.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 from mnist_ray.config import Recipe
 from mnist_ray.learn import data, model
 from mnist_ray.learn import recipe as defaults
-from mnist_ray.learn.data import Part, Splits
+from mnist_ray.learn.data import Mnist, Part, Splits
+from mnist_ray.learn.process import prepare
 
 CHECK_EVERY = 50
 """Steps between two checks that the loss is finite. Each check waits for a GPU to finish."""
@@ -172,6 +175,28 @@ def fit(
 def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1) -> Score:
     """Score each image of `part` once, on one of the workers, and leave `model` in eval mode."""
     return predict(model, part, rank=rank, world_size=world_size)[0]
+
+
+def seconds_per_image(recipe: Recipe, mnist: Mnist, threads: int) -> float:
+    """Measure how long training by `recipe` takes per image on a CPU, on `threads` threads of this
+    process: the median of ten steps, after two more that are not counted. What a process has of
+    threads and random state is put back."""
+    before = torch.get_num_threads()
+    prepare(threads)
+    size = min(12 * recipe.batch_size, recipe.images)
+    few = recipe.replace(train_size=size, epochs=1)
+    train = data.split(mnist, few.holdout, size).train
+    score = train._replace(indices=train.indices[:1])
+    ends = [time.perf_counter()]
+    with torch.random.fork_rng():
+        fit(
+            few,
+            Splits(train, score, "holdout", ""),
+            on_step=lambda *_: ends.append(time.perf_counter()),
+        )
+    prepare(before)
+    steps = [end - start for start, end in itertools.pairwise(ends)]
+    return median(steps[2:] or steps) / recipe.batch_size
 
 
 def computed_with(recipe: Recipe, device: torch.device, world_size: int = 1) -> Metrics:

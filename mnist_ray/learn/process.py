@@ -27,6 +27,11 @@ def prepare(threads: int) -> None:
         pass  # another C library: nothing to set
 
 
+def has_gpu() -> bool:
+    """Return whether PyTorch can compute on a GPU of this machine."""
+    return torch.cuda.is_available()
+
+
 def wait_awake(parallel: nn.Module) -> nn.Module:
     """Return `parallel`, which now waits for averaged gradients without going to sleep if it is a
     DistributedDataParallel on CPUs.

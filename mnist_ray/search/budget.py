@@ -27,6 +27,12 @@ class Budget:
         self.clock, self.started = clock, clock()
         self.ended: list[tuple[Row, int]] = []
         """The row and the images per epoch of each trial that ended with a result."""
+        self.guessed: tuple[float, float] | None = None
+        """Seconds per image, and seconds per trial besides, until a trial has ended."""
+
+    def guess(self, seconds_per_image: float, seconds_per_trial: float) -> None:
+        """Estimate with these figures, measured otherwise, until a trial has ended."""
+        self.guessed = seconds_per_image, seconds_per_trial
 
     def add(self, row: Row, images: int) -> None:
         """Take into account the row of a trial that ended, with `images` per epoch."""
@@ -35,14 +41,19 @@ class Budget:
 
     def estimate(self, trials: Mapping[Phase, int]) -> float | None:
         """Return how many seconds so many trials of each phase take; None before the first trial
-        has ended with a result."""
+        has ended with a result, unless there is a guess."""
         ended = list(self.ended)  # a copy: the display calls this from a thread of its own
-        if not ended:
+        if ended:
+            pace = fmean(
+                row["train_seconds"] / (row["epochs_trained"] * images) for row, images in ended
+            )
+            overhead: float = median(
+                row["total_seconds"] - row["train_seconds"] for row, _ in ended
+            )
+        elif self.guessed:
+            pace, overhead = self.guessed
+        else:
             return None
-        pace = fmean(
-            row["train_seconds"] / (row["epochs_trained"] * images) for row, images in ended
-        )
-        overhead: float = median(row["total_seconds"] - row["train_seconds"] for row, _ in ended)
         return sum(
             math.ceil(count / self.concurrent) * (self.trial_images[phase] * pace + overhead)
             for phase, count in trials.items()
@@ -56,7 +67,7 @@ class Budget:
         """
         confirmation = {each: outline.get(each, 0) for each in (Phase.CONFIRM, Phase.FINAL)}
         needed = self.estimate(confirmation)
-        if needed is None:
+        if needed is None or not self.ended:  # a guess is not sure enough to leave a trial out
             return True
         if phase != Phase.CONFIRM:
             if needed > self.seconds / 2:

@@ -65,7 +65,7 @@ def _compared(first: Sequence[float | None], second: Sequence[float | None]) -> 
     if p is None:
         return f"{n} cannot tell the difference from noise"
     judged = "tells" if p < 0.05 else "cannot tell"
-    return f"{n} {judged} the difference from noise (Welch's t-test, p = {p:.2f})"
+    return f"{n} {judged} the difference from noise (Welch's t-test, p = {p:.2g})"
 
 
 def _with_result(accuracies: Sequence[float | None]) -> list[float]:

@@ -71,6 +71,8 @@ class Study(Display):
             f"the rest: {described_recipe(base, without=space)}\n"
             f"trials are compared on {base.holdout:,} held-out images\n"
         )
+        if left := plan.seconds_left():
+            self.console.print(f"about {duration(left)} to go, by a few timed steps\n")
 
     def __enter__(self) -> None:
         self.started = time.monotonic()
@@ -176,6 +178,8 @@ class Study(Display):
             f"  {duration(time.monotonic() - self.started)}"
             + (f", about {duration(left)} to go" if left else "")
         )
+        if not running and not ended:
+            table.add_row("starting the first trial's process")
         for number, trial in running.items():
             row = self.latest.get(number)
             done = f"epoch {row['epoch']}  {row['accuracy']:.2%}" if row else "first epoch"

@@ -72,7 +72,7 @@ class Training(Display):
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.bar = self.live.add_task("starting", total=None)
+        self.bar = self.live.add_task("", total=None)
         self.epochs = 0
 
     def begin(
@@ -85,6 +85,9 @@ class Training(Display):
         in_process: bool,
     ) -> None:
         self.epochs = recipe.epochs
+        first = "first step, for which the first run on a machine compiles the loops"
+        waiting = first if in_process else "starting the workers"
+        self.live.update(self.bar, description=waiting)
         table = Table("layer", box=None, pad_edge=False)
         table.add_column("output", justify="right")
         table.add_column("parameters", justify="right")

@@ -2,6 +2,8 @@
 
 import io
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +296,48 @@ def test_the_loop_takes_another_network_optimizer_loss_schedule_and_augmentation
     # They resume as the recipe's own do.
     again, _, _ = fit(config, mnist, start=states[1], **others)
     assert torch.equal(weights(again), weights(network))
+
+
+def test_timing_a_few_steps_leaves_the_process_as_it_was(small: Mnist) -> None:
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
+    recipe = Recipe(train_size=200, holdout=101, batch_size=50)
+    for each in (recipe, recipe.replace(train_size=50)):  # one step may be all there is
+        seconds = engine.seconds_per_image(each, small, 1)
+        assert 1e-6 < seconds < 0.5
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_training_imports_no_compiler_of_pytorch() -> None:
+    code = """
+import sys
+import numpy as np
+from mnist_ray import learn
+from mnist_ray.config import Recipe
+images, labels = np.zeros((200, 28, 28), np.uint8), np.arange(200, dtype=np.uint8) % 10
+few = learn.Mnist(images, labels, images, labels)
+recipe = Recipe(train_size=50, holdout=50, batch_size=50, epochs=1)
+states = []
+fit = lambda **more: learn.fit(
+    recipe, learn.split(few, 50, 50), on_epoch=lambda metrics, state: states.append(state), **more
+)
+fit()
+fit(start={**states[0], "epoch": 0})
+assert "torch._dynamo" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_its_optimizer_is_pytorchs(small: Mnist) -> None:
+    def plain(recipe: Recipe, parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, weight_decay=1e-4
+        )
+
+    recipe = Recipe(train_size=200, holdout=101, batch_size=50, epochs=2)
+    recipe = recipe.replace(nesterov=True, weight_decay=1e-4)
+    splits = data.split(small, 101, 200)
+    ours = engine.fit(recipe, splits).state_dict()
+    theirs = engine.fit(recipe, splits, optimizer=plain).state_dict()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)

@@ -372,3 +372,13 @@ def test_settings_that_contradict_each_other_are_refused(settings: Any, says: st
     with pytest.raises(UserError) as caught:
         search.sampler(study, BASE)
     assert says in str(caught.value)
+
+
+def test_a_guess_foretells_the_time_until_a_trial_has_ended() -> None:
+    tuning = TuneConfig(num_trials=4, scheduler="fifo", confirm=0, time_budget=1)
+    plan = Plan(tuning, BASE, search.sampler(tuning, BASE), concurrent=2)
+    assert plan.seconds_left() is None
+    plan.budget.guess(seconds_per_image=0.001, seconds_per_trial=5)
+    per_trial = plan.epochs * BASE.images * 0.001 + 5
+    assert plan.seconds_left() == pytest.approx(2 * per_trial)
+    assert plan.budget.allows(search.Phase.SEARCH, plan.outline())  # a guess leaves nothing out

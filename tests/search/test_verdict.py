@@ -14,7 +14,7 @@ from mnist_ray.search.outcome import verdict
         ({7: [0.991, 0.993], 3: [0.9905, 0.9915]}, "n = 2 cannot tell the difference from noise"),
         (
             {7: [0.991, 0.993], 3: [0.9005, 0.9015]},
-            "n = 2 tells the difference from noise (Welch's t-test, p = 0.00)",
+            "n = 2 tells the difference from noise (Welch's t-test, p = 0.0012)",
         ),
         ({7: [0.99, 0.99], 3: [0.98, 0.98]}, "n = 2 cannot tell the difference from noise"),
         ({7: [0.99, 0.99], 3: [0.98, 0.981]}, "the difference from noise"),
