@@ -15,6 +15,7 @@ from test_recovery import Run, table
 
 from mnist_ray import evaluate, results
 from mnist_ray.config import RunConfig
+from mnist_ray.learn import checkpoint
 from mnist_ray.learn.data import Mnist
 
 pytestmark = [
@@ -88,7 +89,13 @@ def test_behind_a_proxy_a_stopped_trial_gives_its_cores_back(
     flags += ["--storage", str(storage), "--name", "it"]
     run = Run(tmp_path / "out", "tune", *flags, **proxies)
     assert run.end() == 0, run.text
-    assert "stopped" in {row["status"] for row in table(storage / "it")}
+    # ASHA may let a weak trial go on by chance, but not two, and each must have an end.
+    rows = table(storage / "it")
+    assert [row["trial"] for row in rows] == [0, 1, 2, 3]
+    assert "stopped" in {row["status"] for row in rows}
+    for row in rows:
+        saved = checkpoint.load(storage / "it" / row["checkpoint"])
+        assert saved.state["epoch"] == row["best_epoch"]
 
 
 @pytest.mark.parametrize(

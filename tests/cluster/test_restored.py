@@ -196,7 +196,7 @@ def test_nothing_is_left_behind_by_an_error(
 
 
 @pytest.mark.usefixtures("alone", "mnist")
-@pytest.mark.parametrize("call", ["train", "train_here", "tune"])
+@pytest.mark.parametrize("call", ["train_here", "tune"])
 def test_nothing_is_left_behind_by_a_cluster_of_its_own(call: str, storage: Path) -> None:
     # In a process of its own, because Ray would go on asking for tokens in this one, and could not
     # join the cluster of the other tests, which has none.

@@ -25,7 +25,7 @@ def settings_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("RAY_ADDRESS", "http://nowhere")  # should a study start all the same
-    monkeypatch.setattr(tracking, "ANSWER_WITHIN", 10)
+    monkeypatch.setattr(tracking, "ANSWER_WITHIN", 3)
 
 
 @pytest.mark.parametrize("where", ["http://127.0.0.1:{port}", "sqlite:////proc/x.db", "foo://x"])
