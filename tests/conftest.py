@@ -1,4 +1,9 @@
-"""Fixtures for all tests: MNIST, a small data set of noise, a bucket and a Ray cluster."""
+"""Fixtures for all tests: MNIST, a small data set of noise, a bucket and a Ray cluster.
+
+PyTorch and Ray are imported where they are needed, so that one unit test starts at once.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import shutil
@@ -9,26 +14,31 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.fs
 import pytest
 
 from mnist_ray.config import Recipe, RunConfig
-from mnist_ray.learn import data
-from mnist_ray.learn.data import Mnist
 from mnist_ray.storage import Place, place
+
+if TYPE_CHECKING:
+    from mnist_ray.learn.data import Mnist
 
 
 @pytest.fixture(scope="session")
 def mnist() -> Mnist:
     """MNIST itself, fetched if it is missing."""
+    from mnist_ray.learn import data
+
     return data.load(Recipe(), RunConfig().data_dir)
 
 
 @pytest.fixture(scope="session")
 def small() -> Mnist:
     """Noise: 1,001 training images, which two workers cannot share equally, and 101 test images."""
+    from mnist_ray.learn.data import Mnist
+
     rng = np.random.default_rng(1)
 
     def images(n: int) -> np.ndarray:
@@ -65,6 +75,8 @@ def s3_server() -> Iterator[subprocess.Popen[bytes]]:
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
             time.sleep(0.1)
+        import pyarrow.fs
+
         system, _ = pyarrow.fs.FileSystem.from_uri("s3://bucket/?allow_bucket_creation=true")
         system.create_dir("bucket")
         yield server

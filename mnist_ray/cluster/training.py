@@ -1,11 +1,12 @@
 """One training run with Ray Train: in this process or on workers, shown and recorded as it goes."""
 
 import contextlib
+import functools
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ import ray
 import ray.exceptions
 import ray.train
 import torch
+from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -21,7 +23,6 @@ from mnist_ray.cluster import connect, resources, resume, workers
 from mnist_ray.cluster.show import TrainingShow
 from mnist_ray.config import Recipe, Resources, TrainRunConfig, check_batch
 from mnist_ray.errors import RunFailed, UserError
-from mnist_ray.learn import Mnist
 from mnist_ray.search import Status
 from mnist_ray.storage import Place
 
@@ -73,6 +74,9 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
             started = True
         write(status=Status.RUNNING)
 
+    def on_wait() -> None:
+        show.wait(resources.why_waiting(share, needs.min_workers or needs.num_workers))
+
     def write(**more: Any) -> tables.Row:
         now = {"total_seconds": time.monotonic() - clock, "ended": datetime.now(UTC)}
         row = tables.trial_row(settings, epochs, **{**described, **now, **more})
@@ -92,10 +96,21 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
             described |= {"run": folder.name, "device": share.device}
             layers = learn.layers(learn.build_network(recipe))
             show.begin(recipe, needs, share, layers, splits, in_process)
-            fit = _fit_here if in_process else _fit_on_workers
+            trainer = functools.partial(
+                workers.trainer,
+                recipe,
+                needs,
+                share=share,
+                home=folder.parent,
+                name=folder.name,
+                max_failures=run.max_failures,
+            )
             try:
                 with show, errors.explain_storage_errors(folder):
-                    fit(recipe, needs, mnist, share, folder, run.max_failures, on_message, show)
+                    if in_process:
+                        _fit_here(trainer(mnist=mnist, tell=on_message, in_process=True))
+                    else:
+                        _fit_on_workers(trainer, ray.put(mnist), on_message, on_wait)
             except (RunFailed, KeyboardInterrupt) as error:
                 if started:
                     with contextlib.suppress(OSError):  # of a full disk
@@ -144,59 +159,26 @@ def _this_process(verbose: bool) -> Iterator[None]:
             learn.prepare_process(threads)
 
 
-def _fit_here(
-    recipe: Recipe,
-    needs: Resources,
-    mnist: Mnist,
-    share: resources.WorkerResources,
-    folder: Place,
-    max_failures: int,
-    on_message: workers.Tell,
-    show: TrainingShow,
-) -> None:
-    """Train in this process, in Ray Train's local mode."""
-    job = workers.trainer(
-        recipe,
-        needs,
-        mnist,
-        share,
-        in_process=True,
-        tell=on_message,
-        home=folder.parent,
-        name=folder.name,
-        max_failures=max_failures,
-    )
+def _fit_here(trainer: TorchTrainer) -> None:
+    """Train in this process; raise RunFailed with the reason if that stops with an error."""
     try:
-        job.fit()
+        trainer.fit()
     except Exception as error:
         raise RunFailed(f"training stopped: {cause(error)}") from error
 
 
 def _fit_on_workers(
-    recipe: Recipe,
-    needs: Resources,
-    mnist: Mnist,
-    share: resources.WorkerResources,
-    folder: Place,
-    max_failures: int,
+    trainer: Callable[..., TorchTrainer],
+    mnist: ray.ObjectRef,
     on_message: workers.Tell,
-    show: TrainingShow,
+    on_wait: Callable[[], None],
 ) -> None:
     """Train on Ray's workers. `TorchTrainer.fit` runs in a thread; this one passes the workers'
-    messages on, and shows what they are waiting for if none came for long."""
+    messages on, and calls `on_wait` if none came for long."""
     # The queue's process runs on this node, because another node may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    job = workers.trainer(
-        recipe,
-        needs,
-        ray.put(mnist),
-        share,
-        tell=lambda kind, content: queue.put((kind, content)),
-        home=folder.parent,
-        name=folder.name,
-        max_failures=max_failures,
-    )
+    job = trainer(mnist=mnist, tell=lambda kind, content: queue.put((kind, content)))
     outcome: list[Any] = []
     heard = time.monotonic()
 
@@ -214,8 +196,7 @@ def _fit_on_workers(
             heard = time.monotonic()
         except Empty:
             if time.monotonic() - heard > resources.PATIENCE:
-                needed = needs.min_workers or needs.num_workers
-                show.wait(resources.why_waiting(share, needed))
+                on_wait()
                 heard = time.monotonic()
         except ray.exceptions.RayError as error:  # the queue is a process too, and may be killed
             raise RunFailed(f"training stopped: {cause(error)}") from error

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 import torch
 from conftest import SECRET
@@ -148,6 +147,8 @@ def test_without_confirmation_the_best_trial_is_scored_once(storage: Path, mnist
     assert [row["trial"] for row in rows if row["test_accuracy"] is not None] == [best["trial"]]
     score = scoring.score_test(storage / "alone" / best["checkpoint"], mnist)
     assert best["test_accuracy"] == score.accuracy
+
+    import mlflow  # here, because it takes a second
 
     client = mlflow.MlflowClient(tracking_uri=store)
     experiment = client.get_experiment_by_name("alone")

@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import mlflow  # noqa: F401 - its import gives its logger a handler
 import optuna
 import pytest
 import torch
@@ -91,6 +90,8 @@ class Snapshot:
     """What is the process's, and not a call's."""
 
     def __init__(self) -> None:
+        import mlflow  # noqa: F401 - its import gives its logger a handler, and takes a second
+
         cudnn = torch.backends.cudnn
         flags = ("enabled", "benchmark", "deterministic", "allow_tf32")
         loggers = {name: logging.getLogger(name) for name in LOGGERS}
