@@ -288,8 +288,24 @@ class TuneConfig(Config):
     max_concurrent: int | None = Field(
         None, ge=1, le=10_000, description="Trials at a time; none runs as many as fit."
     )
+    trials_per_gpu: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Trials that share a GPU; none is as many as its memory and the cores allow.",
+    )
     track: str | None = Field(
         None,
         pattern=r"^(mlflow(=.+)?|wandb(=.+)?)$",
         description="Log to mlflow[=URI] or wandb[=PROJECT] too.",
     )
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if (self.trials_per_gpu or 1) > 1 and self.workers_per_trial > 1:
+            raise ValueError(
+                f"trials_per_gpu is {self.trials_per_gpu}, but workers_per_trial is"
+                f" {self.workers_per_trial}, and each of these workers needs a whole GPU; lower one"
+                " of them."
+            )
+        return self

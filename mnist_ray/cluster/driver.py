@@ -50,8 +50,12 @@ def drive(
     seconds per image of training, as far as it is known. Return the winner's row of the trials
     table."""
     base, run, sampler = study.base, study.run, study.sampler
-    one_core = study.needs.replace(cpus_per_worker=study.needs.cpus_per_worker or 1)
-    share = resources.share(one_core, resources.cluster_nodes())
+    cores = study.needs.cpus_per_worker or 1
+    nodes, per_gpu = resources.cluster_nodes(), study.tuning.trials_per_gpu
+    if study.tuning.workers_per_trial > 1:
+        per_gpu = 1
+    per_gpu = per_gpu or resources.trials_per_gpu(cores, nodes)
+    share = resources.share(study.needs.replace(cpus_per_worker=cores), nodes, per_gpu)
     unchanged = run.resume and study.tuning == study.planned
     concurrent = _concurrency(study.tuning, share, show.say if unchanged else None)
     resources.check_shared(folder.parent)
@@ -202,7 +206,7 @@ def _concurrency(
         say_lower(f"max_concurrent is {wanted}, but only {fits} fit: goes on with {fits} at a time")
         return fits
     if wanted > fits:
-        unit = f"{share.cpus} CPU{'s' * (share.cpus > 1)}" + " and a GPU" * share.gpus
+        unit = f"{share.cpus} CPU{'s' * (share.cpus > 1)}{share.and_a_gpu}"
         raise UserError(
             f"max_concurrent is {wanted}, but at {tuning.workers_per_trial} workers a trial with"
             f" {unit} each only {fits} trials fit at a time; use at most {fits}."

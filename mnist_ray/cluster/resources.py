@@ -20,14 +20,26 @@ PATIENCE = 30
 
 
 class WorkerResources(NamedTuple):
-    """The cores and GPUs that each worker gets."""
+    """The cores that each worker gets, and how many workers share a GPU; 0 is no GPU."""
 
     cpus: int
-    gpus: int
+    per_gpu: int
+
+    @property
+    def gpus(self) -> float:
+        """The share of a GPU that each worker gets, 0 to 1."""
+        return 1 / self.per_gpu if self.per_gpu else 0
 
     @property
     def device(self) -> str:
-        return "cuda" if self.gpus else "cpu"
+        return "cuda" if self.per_gpu else "cpu"
+
+    @property
+    def and_a_gpu(self) -> str:
+        """Words for what a worker gets besides its cores."""
+        if self.per_gpu > 1:
+            return f" and 1/{self.per_gpu} of a GPU"
+        return " and a GPU" * self.per_gpu
 
 
 class Node(NamedTuple):
@@ -50,25 +62,26 @@ def cluster_nodes() -> list[Node]:
     return [Node(int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in alive]
 
 
-def share(needs: Resources, nodes: Sequence[Node]) -> WorkerResources:
+def share(needs: Resources, nodes: Sequence[Node], per_gpu: int = 1) -> WorkerResources:
     """Return what each worker gets on `nodes`: `cpus_per_worker` cores, or by default as many as
-    all workers can have, and a GPU if wanted or, by default, if there are enough. Where the run
-    can do with `min_workers`, the cores are what so many workers can have.
+    all workers can have, and a GPU if wanted or, by default, if there are enough, which `per_gpu`
+    workers share. Where the run can do with `min_workers`, the cores are what so many workers can
+    have.
 
     Raises UserError where the workers do not fit.
     """
     cpus, gpus = [node.cpus for node in nodes], [node.gpus for node in nodes]
     cores, needed = needs.cpus_per_worker, needs.min_workers or needs.num_workers
-    use_gpu = needed <= sum(gpus) if needs.use_gpu is None else needs.use_gpu
-    if use_gpu and needed > sum(gpus):
+    use_gpu = needed <= sum(gpus) * per_gpu if needs.use_gpu is None else needs.use_gpu
+    if use_gpu and needed > sum(gpus) * per_gpu:
         raise UserError(
             f"use_gpu is on, but {needed} workers need {needed} GPUs and there are {sum(gpus)};"
             " use fewer workers or --no-use-gpu."
         )
     for count in range(needs.num_workers, needed - 1, -1):
         for each in [cores] if cores else range(max(cpus), 0, -1):
-            if workers_that_fit(WorkerResources(each, int(use_gpu)), nodes) >= count:
-                return WorkerResources(each, int(use_gpu))
+            if workers_that_fit(WorkerResources(each, use_gpu * per_gpu), nodes) >= count:
+                return WorkerResources(each, use_gpu * per_gpu)
     each = cores or 1
     raise UserError(
         f"{needed} workers with {each} CPUs each need {needed * each} CPUs, but there are"
@@ -76,9 +89,27 @@ def share(needs: Resources, nodes: Sequence[Node]) -> WorkerResources:
     )
 
 
+TRIAL_MEMORY = 2 * 2**30
+"""Bytes of a GPU's memory that a trial may take: PyTorch's own, and the activations of a batch."""
+
+
+def trials_per_gpu(cpus: int, nodes: Sequence[Node]) -> int:
+    """Return how many trials of `cpus` cores each should share a GPU of `nodes`, by the cores that
+    there are for each GPU, and by the memory of this machine's GPUs."""
+    import torch
+
+    on_gpus = [node.cpus // (node.gpus * cpus) for node in nodes if node.gpus]
+    devices = range(torch.cuda.device_count())
+    memory = [torch.cuda.get_device_properties(each).total_memory for each in devices]
+    by_memory = [each // TRIAL_MEMORY for each in memory]
+    return max(1, min([*on_gpus, *by_memory], default=1))
+
+
 def workers_that_fit(each: WorkerResources, nodes: Sequence[Node]) -> int:
     """Return how many workers fit on `nodes` at a time."""
-    return sum(min(node.cpus // each.cpus, node.gpus if each.gpus else node.cpus) for node in nodes)
+    if not each.per_gpu:
+        return sum(node.cpus // each.cpus for node in nodes)
+    return sum(min(node.cpus // each.cpus, node.gpus * each.per_gpu) for node in nodes)
 
 
 def check_shared(folder: Place) -> None:

@@ -13,7 +13,10 @@ from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, build, read_yaml, shown
 from mnist_ray.terminal import command
 
-RESUME_MAY_CHANGE = ("time_budget", "track", "max_concurrent", *PerWorker.model_fields)
+RESUME_MAY_CHANGE = (
+    *("time_budget", "track", "max_concurrent", "trials_per_gpu"),
+    *PerWorker.model_fields,
+)
 """Settings that may differ when a run is resumed, as may all of RunConfig: they decide nothing that
 is learned."""
 

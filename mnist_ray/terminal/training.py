@@ -151,7 +151,7 @@ class Training(Display):
 
 def described_workers(workers: int, per_worker: WorkerResources, in_process: bool = False) -> str:
     cores = per_worker.cpus
-    device = f"{cores} core{'s' * (cores > 1)}" + " and a GPU" * per_worker.gpus
+    device = f"{cores} core{'s' * (cores > 1)}{per_worker.and_a_gpu}"
     if in_process:
         return f"in this process, with {device}"
     return f"1 worker with {device}" if workers == 1 else f"{workers} workers with {device} each"

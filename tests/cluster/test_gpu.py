@@ -47,6 +47,7 @@ def test_a_network_scores_the_same_on_both(mnist: Mnist) -> None:
     ("command", "flags"),
     [
         ("train", ["--epochs", "2"]),
+        ("train", ["--epochs", "1", "--no-in-process"]),
         ("tune", ["--num-trials", "2", "--scheduler", "fifo", "--epochs", "1", "--confirm", "0"]),
     ],
 )
