@@ -108,7 +108,7 @@ def test_a_training_run_goes_on_with_fewer_workers_and_cores(
         run = Run(tmp_path / "again", "train", *go_on)
         assert run.end() == 0, run.text
     assert "going on after epoch" in run.text
-    assert "begun with 2 workers and 2 threads, goes on with 1 worker and 1 thread:" in run.text
+    assert "begun with 2 workers and 2 threads, resumed with 1 worker and 1 thread:" in run.text
     rows = table(storage / "it", tables.EPOCHS)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert (rows[0]["workers"], rows[-1]["workers"]) == (2, 1)

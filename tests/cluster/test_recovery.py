@@ -131,7 +131,7 @@ def saved(folder: Path) -> int:
 def test_a_killed_worker_changes_no_bit(
     workers: int, storage: Path, tmp_path: Path, mnist: Mnist
 ) -> None:
-    flags = ["--train-size", "12000", "--epochs", "5", "--num-workers", str(workers)]
+    flags = ["--train-size", "6000", "--epochs", "5", "--num-workers", str(workers)]
     flags = [*flags, "--cpus-per-worker", "1", "--storage", str(storage)]
     run = Run(tmp_path / "out", "train", *flags, "--name", "killed")
     run.wait_for(lambda: saved(storage / "killed"))
@@ -142,9 +142,9 @@ def test_a_killed_worker_changes_no_bit(
     assert epochs == [1, 2, 3, 4, 5]
     weights = last_weights(storage / "killed")
     if workers == 1:
-        config = Recipe(train_size=12_000, epochs=5)
+        config = Recipe(train_size=6000, epochs=5)
         process.prepare(1)
-        undisturbed = engine.fit(config, data.split(mnist, 0, 12_000)).state_dict()
+        undisturbed = engine.fit(config, data.split(mnist, 0, 6000)).state_dict()
     else:
         assert errors.run(train.main, [*flags, "--name", "undisturbed"]) == 0
         undisturbed = last_weights(storage / "undisturbed")
@@ -157,7 +157,7 @@ def test_a_training_run_goes_on_after_all_that_went_wrong(
     storage: Path, tmp_path: Path, mnist: Mnist
 ) -> None:
     folder = storage / "it"
-    flags = ["--train-size", "12000", "--epochs", "6", "--cpus-per-worker", "1"]
+    flags = ["--train-size", "6000", "--epochs", "6", "--cpus-per-worker", "1"]
     flags = [*flags, "--storage", str(storage), "--name", "it"]
     once = Run(tmp_path / "once", "train", *flags, "--max-failures", "0")
     once.wait_for(lambda: saved(folder))
@@ -184,9 +184,9 @@ def test_a_training_run_goes_on_after_all_that_went_wrong(
     third = Run(tmp_path / "third", "train", *flags, "--resume")
     assert third.end() == 0, third.text
     assert [row["epoch"] for row in table(folder, tables.EPOCHS)] == [1, 2, 3, 4, 5, 6]
-    config = Recipe(train_size=12_000, epochs=6)
+    config = Recipe(train_size=6000, epochs=6)
     process.prepare(1)
-    undisturbed = engine.fit(config, data.split(mnist, 0, 12_000)).state_dict()
+    undisturbed = engine.fit(config, data.split(mnist, 0, 6000)).state_dict()
     weights = last_weights(folder)
     assert all(torch.equal(weights[name], undisturbed[name]) for name in undisturbed)
     (row,) = table(folder)
@@ -199,7 +199,7 @@ def test_a_training_run_goes_on_after_all_that_went_wrong(
 def test_a_data_parallel_trial_goes_on_when_a_worker_is_killed(
     storage: Path, tmp_path: Path
 ) -> None:
-    flags = ["--workers-per-trial", "2", "--num-trials", "1", "--no-base", "--train-size", "12000"]
+    flags = ["--workers-per-trial", "2", "--num-trials", "1", "--no-base", "--train-size", "6000"]
     flags = [*flags, "--epochs", "5", "--storage", str(storage), "--name", "it"]
     run = Run(tmp_path / "out", "tune", *flags)
     run.wait_for(lambda: any(map(saved, storage.glob("it/workers/trial_*"))))
