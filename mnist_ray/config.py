@@ -58,7 +58,7 @@ class Recipe(Config):
         description="Training images held out to validate on; 0 scores the test set instead.",
     )
     train_size: int | None = Field(
-        None, ge=1, le=TRAIN_IMAGES, description="Images to train on; none takes all not held out."
+        None, ge=1, le=TRAIN_IMAGES, description="Images to train on; none takes all others."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Arithmetic of the convolutions; auto is bf16 where it is native."
@@ -74,7 +74,7 @@ class Recipe(Config):
 
     @property
     def idle(self) -> set[str]:
-        """Names of the fields that change nothing, as the other fields are."""
+        """Names of the fields that change nothing, given the values of the other fields."""
         augments = self.rotation or self.shift or self.scale
         return set() if augments else {"augment_until"}
 
@@ -99,8 +99,8 @@ class Recipe(Config):
 class PerWorker(Config):
     """What each worker of a training run or of a trial computes on.
 
-    It changes nothing but rounding: another number of threads, or another device, ends with other
-    bits.
+    It changes rounding alone: with another number of threads, or on another device, the weights
+    have other bits.
     """
 
     groups: ClassVar = {"cpus_per_worker": "resources"}
@@ -153,7 +153,7 @@ class Resources(PerWorker):
 
 
 def check_batch(recipe: Recipe, resources: Resources) -> None:
-    """Raise UserError where the workers cannot divide the recipe's batches among them."""
+    """Raise UserError where the workers cannot share the recipe's batches."""
     batch_size, workers = recipe.batch_size, resources.num_workers
     if batch_size < workers:
         raise UserError(
@@ -204,9 +204,9 @@ class TrainRunConfig(RunConfig):
 
     in_process: bool | None = Field(
         None,
-        description="Train in the command's own process, which starts at once; none does so with"
-        " one worker, where no Ray cluster is joined. Only Ray's workers are replaced when they"
-        " die.",
+        description="Train in the command's own process, which starts at once, but is not replaced"
+        " if it dies, as Ray's workers are; none does so with one worker where there is no Ray"
+        " cluster to join.",
     )
 
 
@@ -218,8 +218,8 @@ STUDY_RECIPE: dict[str, Any] = {
     "epochs": 3,
     "holdout": 10_000,
 }
-"""Where a study's base recipe departs from the reference: a study trains for a few epochs, in which
-other settings win than in twenty, and selects by held-out images."""
+"""The fields in which a study's base recipe differs from the reference recipe. A study trains for 3
+epochs, for which other settings are best than for 20, and it selects by held-out images."""
 
 
 def _seconds(value: Any) -> Any:

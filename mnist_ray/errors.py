@@ -72,7 +72,8 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
 
 
 PLAIN = {"±": "+-", "→": "->", "…": "...", "≥": ">=", "≤": "<=", "\u00d7": "x", "\u2013": "-"}
-"""Replacements for characters that the output's encoding lacks; any other character becomes `?`."""
+"""Replacements for characters that the output's encoding lacks; a character not listed here becomes
+`?`."""
 
 
 def _print_in_any_encoding() -> None:
@@ -108,7 +109,7 @@ def explain_storage_errors(folder: object) -> Iterator[None]:
         if lines := [line for line in str(error).splitlines() if "AWS Error" in line]:
             raise RunFailed(
                 f"storage {folder} failed: {lines[-1].strip().rstrip('.')}. What was found so far"
-                " is kept; go on with it when the storage is there again."
+                " is kept; resume it when the storage works again."
             ) from error
         if NO_SPACE not in str(error):
             raise
@@ -117,7 +118,7 @@ def explain_storage_errors(folder: object) -> Iterator[None]:
         full = min(free, key=lambda each: free[each])
         raise RunFailed(
             f"a disk is full: {full} has {free[full] / 1e6:.1f} MB left. What was found so far is"
-            " kept; make room and go on with it."
+            " kept; make room and resume it."
         ) from error
 
 

@@ -120,8 +120,8 @@ def _refuse_bool(cls: type[Config], name: str, value: Any) -> None:
 
 
 def field_value(cls: type[Config], name: str, value: Any) -> Any:
-    """Return `value` in the type of the field `name` of `cls`, without a look at other fields;
-    raises UserError where the field cannot have it."""
+    """Return `value` in the type of the field `name` of `cls`, without checking it against other
+    fields. Raises UserError where the field cannot have it."""
     _refuse_bool(cls, name, value)
     field = cls.model_fields[name]
     annotated: Any = Annotated[field.annotation, field]
@@ -135,7 +135,7 @@ def field_value(cls: type[Config], name: str, value: Any) -> Any:
 def read_yaml(path: Place, texts: Sequence[str] = ()) -> dict[str, Any]:
     """Return the fields in a YAML file. The values of the fields in `texts` stay text.
 
-    Raises UserError where the file cannot be read, or is no mapping of names to values.
+    Raises UserError where the file cannot be read, or does not map names to values.
     """
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"), texts)
@@ -163,7 +163,7 @@ def bounds(field: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as error messages show it: on one line, of at most 60 characters."""
+    """Return a value as error messages show it: on one line, in at most 60 characters."""
     text = str(value) if isinstance(value, (str, int, float)) else reprlib.repr(value)
     text = " ".join(text.split())
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -176,7 +176,7 @@ NEEDED = {
     "track": "mlflow, mlflow=URI, wandb or wandb=PROJECT",
     "time_budget": "a time of at most 10000000 seconds, like 90s, 10m or 2h",
 }
-"""What a field takes, for fields whose bounds do not say it."""
+"""What each of these fields takes, because its bounds do not say it."""
 
 
 def _sentence(cls: type[Config], error: Any) -> str:

@@ -23,7 +23,7 @@ STORAGE = RunConfig().storage
 
 def load(folders: Sequence[Place], name: str) -> dict[Place, pa.Table]:
     """Return the table `name` of each run that has rows in it, by the run's folder, and say on
-    stderr which runs have none yet; raises UserError if a folder is not a run's."""
+    stderr which runs have none yet. Raises UserError if a folder is not a run's."""
     from mnist_ray import tables
 
     found = {}
@@ -62,13 +62,13 @@ def main(argv: Sequence[str]) -> None:
         help="csv and json have all columns (default: table).",
     )
     parser.add_argument(
-        "--where", metavar="CONDITION", help="Show rows for which it holds only, like 'lr > 0.05'."
+        "--where", metavar="CONDITION", help="Show only rows for which it holds, like 'lr > 0.05'."
     )
     parser.add_argument(
         "--over-seeds",
         action="store_true",
         help="Show one row for all trials that differ in their seed only: mean, standard deviation"
-        " and number (n) of those that trained all their epochs.",
+        " and number (n) of the trials that trained all their epochs.",
     )
     parser.add_argument("--epochs", action="store_true", help="Show a row per trial and epoch.")
     parser.add_argument(

@@ -105,8 +105,8 @@ def _system(root: str, query: str) -> tuple[Any, str]:
 
 
 def place(field: str, text: "str | Place") -> Place:
-    """Return the file or folder that the user gave as the setting `field`, by a path or a URI;
-    raises UserError where the text names none, or its bucket or host cannot be reached."""
+    """Return the file or folder that the user gave as the setting `field`, by a path or a URI.
+    Raises UserError where `text` is neither, or its bucket or host cannot be reached."""
     if isinstance(text, Remote):
         return text
     uri = str(text).strip()

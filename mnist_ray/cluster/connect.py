@@ -44,11 +44,11 @@ from mnist_ray.errors import RunFailed, UserError
 
 API_SERVER = ray_private.API_SERVER
 ANSWER_WITHIN = 10
-"""Seconds that a cluster has to answer in. Ray itself asks for minutes before it gives up."""
+"""Seconds within which a cluster must answer. Ray itself asks for minutes before it gives up."""
 
 SOCKETS = "/mnist_ray-12345678/session_2026-11-26_00-00-00_000000_1234567/sockets/plasma_store"
 LONGEST_TMPDIR = (103 if sys.platform == "darwin" else 107) - len(SOCKETS)
-"""The most bytes that the path of RAY_TMPDIR may have: the system bounds the paths of sockets."""
+"""The most bytes that the path of RAY_TMPDIR may have: the system limits the paths of sockets."""
 
 
 @contextmanager
@@ -92,9 +92,9 @@ def connected(*, dashboard: bool, verbose: bool, show: Show) -> Iterator[None]:
         try:
             with show.waiting(starting):
                 ray.init(**options)
-        except Exception as error:  # Ray raises this very class where a machine is too busy
+        except Exception as error:  # on a busy machine, Ray raises a plain Exception
             raise RunFailed(f"Ray did not start: {error}") from error
-        except SystemExit:  # Ray's own handler of SIGTERM while it starts
+        except SystemExit:  # from the handler of SIGTERM that Ray sets while it starts
             errors.interrupt(signal.SIGTERM)
         errors.heed_signals()
         if "include_dashboard" not in options:
@@ -118,7 +118,8 @@ def _private_cluster(dashboard: bool, verbose: bool) -> Iterator[dict[str, Any]]
     environment |= _around_proxies("localhost", "127.0.0.1") | _token()
     if dashboard:
         options["dashboard_port"] = port = free_port()
-        # Without it, Ray looks for any cluster on this machine, and fails where it finds two.
+        # Without this address, Ray looks for any cluster on this machine, and fails if there are
+        # two.
         environment[API_SERVER] = f"http://127.0.0.1:{port}"
     try:
         # With this switch off, Ray listens on loopback alone. Ray reads it from the environment
@@ -158,11 +159,11 @@ def _temporary_folder() -> Path:
 
 def _shut_down(folder: Path) -> None:
     """Shut down the private cluster in `folder`. If a signal came while Ray started, Ray does not
-    know all of its processes; those that it does not know are killed here."""
+    know all of its processes, so the others are killed here."""
     started = [] if ray.is_initialized() else _processes(folder)
     if not ray_private._global_node:
         _kill(started)
-    # Ray waits a second for its helpers to end, which are written in Python and hold nothing.
+    # Ray waits a second for its helpers to end. They are written in Python and save nothing.
     _kill([each for each in _processes(folder) if each.name().startswith("python")])
     ray.shutdown()
     _kill(started)
@@ -223,7 +224,7 @@ def to_join(record: Path | None = None) -> str | None:
     if address and "://" in address:
         raise UserError(
             f"RAY_ADDRESS is {address}, but a command runs on a machine of the cluster, whose"
-            " address is like HOST:6379. Elsewhere, leave it to `ray job submit`."
+            " address is like HOST:6379. From any other machine, use `ray job submit`."
         )
     if address in (None, "auto"):
         # The recorded cluster may have crashed, or the record may belong to another user.
@@ -277,7 +278,7 @@ def wait_for_nodes(each: WorkerResources, workers: int) -> int:
         while fits < workers and (_starting() or time.monotonic() < asked + PATIENCE):
             time.sleep(1)
             fits = workers_that_fit(each, cluster_nodes())
-    finally:  # new nodes stay while they have work, and for the cluster's idle time
+    finally:  # without a request, new nodes stay while they have work, and the idle time after it
         request_resources(bundles=[])
     return fits
 

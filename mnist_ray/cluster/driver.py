@@ -29,8 +29,8 @@ class Settings(NamedTuple):
     """A study as it was asked for, and as it was begun.
 
     `settings` are those of this command, `recorded` those that the study began with; they are the
-    same unless the study is resumed. `planned` is `tuning` with the recorded number of trials at a
-    time, from which the plan is made: tpe looks past as many trials.
+    same unless the study is resumed. The plan is made from `planned`, which is `tuning` with the
+    recorded `max_concurrent`: the lag of a sampler that learns depends on it.
     """
 
     base: Recipe
@@ -46,9 +46,9 @@ class Settings(NamedTuple):
 def drive(
     study: Settings, folder: Place, mnist: Mnist, pace: float | None, show: StudyShow
 ) -> tables.Row:
-    """Run the study in `folder`, or what is left of it, on the Ray that is connected. `pace` is the
-    seconds per image of training, as far as it is known. Return the winner's row of the trials
-    table."""
+    """Run the study in `folder`, or the rest of a resumed one, on the connected Ray cluster. `pace`
+    is how many seconds training takes per image, or None if unknown. Return the winner's row of the
+    trials table."""
     base, run, sampler = study.base, study.run, study.sampler
     cores = study.needs.cpus_per_worker or 1
     nodes, per_gpu = resources.cluster_nodes(), study.tuning.trials_per_gpu
@@ -67,7 +67,7 @@ def drive(
         recipes = {number: each.recipe for number, each in unfinished.items()}
         plan = Plan(study.planned, base, sampler, concurrent, rows, recipes)
         searcher = schedulers.Search(plan, folder, plan.replay())
-        if pace:  # scoring an image takes a third of training on it
+        if pace:  # scoring an image takes a third as long as training on it
             plan.budget.guess(pace, plan.epochs * base.holdout * pace / 3)
         show.begin(plan, share)
         if epochs and len(rows) < sum(plan.outline().values()):
@@ -94,7 +94,7 @@ def _search(
     trackers: list[tune.Callback],
     show: StudyShow,
 ) -> Recorder:
-    """Run the trials that have not ended, first those that an interruption cut off."""
+    """Run the trials that have not ended, beginning with those that an interruption cut off."""
     plan, folder = searcher.plan, searcher.folder
     workers = plan.tuning.workers_per_trial
     launches = workers > 1
@@ -129,7 +129,7 @@ def _search(
             num_samples=-1,  # the plan says when it is done
             search_alg=searcher,
             scheduler=schedulers.scheduler(plan, epochs),
-            # A method Tune would copy, and its searcher with it.
+            # Not the method itself, because Tune would copy it, and the searcher with it.
             trial_dirname_creator=lambda trial: searcher.folder_name(trial),
             # Starting a process takes seconds, but one whose workers were stopped cannot be reused.
             reuse_actors=not (launches and search.policy(plan.tuning).stops),
@@ -151,8 +151,8 @@ def _search(
 
 
 def _finish(recorder: Recorder, mnist: Mnist, show: StudyShow) -> tables.Row:
-    """Write down the winner and what it takes the test images for, and return its row. Score it on
-    the test set, unless the final runs were scored already."""
+    """Write down the winner's recipe and its predictions on the test set, and return its row. Score
+    it on the test set, unless the final runs were scored already."""
     plan, folder = recorder.plan, recorder.folder
     winner = plan.winner()
     if winner is None:
@@ -181,7 +181,8 @@ def _now() -> datetime:
 def _computes_with(
     base: Recipe, dimensions: Container[str], share: resources.WorkerResources
 ) -> tables.Row:
-    """Return what decides the bits of every trial besides its recipe, as far as it is known."""
+    """Return what is known, before the trials start, of what decides their bits besides their
+    recipes."""
     known = {"threads": share.cpus, "device": share.device}
     if share.gpus or len(resources.cluster_nodes()) > 1 or "precision" in dimensions:
         return known

@@ -1,7 +1,7 @@
 """Every private or undocumented name of Ray that mnist_ray uses, and what each is for.
 
-Ray may drop any of them in its next version, so pyproject.toml names the versions that were run,
-and a test looks for each. Other modules import them from here by their plain names:
+Ray may drop any of them in its next version. Therefore pyproject.toml admits only the versions that
+were tested, and a test looks for each name. Other modules import the names from here:
 `from mnist_ray.cluster.ray_private import get_cluster_status`. Ray is imported when a name is
 asked for.
 """
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 
 class Private(NamedTuple):
-    """A name in a module of Ray, and what mnist_ray needs it for, as the end of a sentence."""
+    """A name in a module of Ray. `used_to` ends a sentence that begins "mnist_ray uses it to"."""
 
     module: str
     name: str
@@ -28,69 +28,70 @@ NAMES = (
     Private(
         "ray._common.utils",
         "get_ray_address_file",
-        "find the cluster that `ray start` began on this machine; RAY_ADDRESS alone could name it",
+        "find the cluster that `ray start` began on this machine; without it, only RAY_ADDRESS"
+        " could name a cluster",
     ),
     Private(
         "ray._private.grpc_utils",
         "init_grpc_channel",
-        "ask whether a cluster answers before it is joined, with Ray's own TLS settings; Ray itself"
-        " asks for minutes before it gives up",
+        "connect to a cluster with Ray's own TLS settings and ask whether it answers, before"
+        " joining it; Ray itself would try for minutes",
     ),
     Private(
         "ray._private.ray_constants",
         "GLOBAL_GRPC_OPTIONS",
-        "ask whether a cluster answers, as Ray's own clients do",
+        "ask whether a cluster answers, over a connection with the options of Ray's own clients",
     ),
     Private(
         "ray.core.generated.gcs_service_pb2",
         "GetClusterIdRequest",
-        "ask whether a cluster answers: the smallest question that needs no token",
+        "ask whether a cluster answers, by the smallest request that there is",
     ),
     Private(
         "ray.core.generated.gcs_service_pb2_grpc",
         "NodeInfoGcsServiceStub",
-        "ask whether a cluster answers: the service that is asked",
+        "ask whether a cluster answers, at the service that replies to this request",
     ),
     Private(
         "ray.autoscaler.v2.sdk",
         "get_cluster_status",
-        "see how many nodes are being started, and wait for those; a cluster that grows would be"
-        " taken for one that is too small",
+        "count the nodes that are being started, and wait for them; without it, a cluster that"
+        " grows would be taken for one that is too small",
     ),
     Private(
         "ray._private.worker",
         "print_to_stdstream",
-        "keep Ray's messages about processes that died off the terminal, where mnist_ray says in a"
-        " line of its own what became of them",
+        "hide Ray's messages about processes that died, which mnist_ray reports in one line each",
     ),
     Private(
         "ray._private.worker",
         "_global_node",
-        "see whether Ray knows what it started when a signal came meanwhile; processes of it would"
-        " outlive the command",
+        "see whether a signal interrupted Ray's start; without it, processes that Ray does not know"
+        " of would outlive the command",
     ),
     Private(
         "ray._private.ray_constants",
         "ENABLE_RAY_CLUSTER",
-        "let a cluster of this machine's own listen on loopback alone; it would be open to the"
-        " network",
+        "make a private cluster listen on loopback alone; without it, the cluster would be open to"
+        " the network",
     ),
     Private(
         "ray.train.v2._internal.constants",
         "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME",
-        "remove what Ray Train had half written when it was killed; it would refuse to resume",
+        "delete Ray Train's list of checkpoints if a kill left it half-written; otherwise Ray Train"
+        " would refuse to resume",
     ),
     Private(
         "ray.tune.integration.ray_train",
         "CHECKPOINT_PATH_KEY",
-        "learn where a trial's own workers saved their checkpoint",
+        "find the checkpoint that the workers of a trial saved",
     ),
     *(
         Private(
             "ray.tune.result",
             name,
-            "tell a trial's metrics from what Tune adds to them; the epochs table would not be"
-            " written",
+            "tell a trial's metrics from what Tune adds to them; without it, the epochs table could"
+            " not be written",
         )
         for name in (
             "AUTO_RESULT_KEYS",
@@ -103,17 +104,17 @@ NAMES = (
     Private(
         "ray.tune.experiment",
         "Trial.error_file",
-        "say why a trial failed; it would fail without a reason",
+        "say why a trial failed",
     ),
     Private(
         "ray.train._internal.storage",
         "StorageContext.trial_fs_path",
-        "learn where Tune put a trial's checkpoint",
+        "find the checkpoint that Tune stored for a trial",
     ),
     Private(
         "ray.tune.schedulers",
         "MedianStoppingRule._on_insufficient_samples",
-        "let the first trials of a study go on; Tune would pause them, and start them again",
+        "keep Tune from pausing the first trials of a study and starting them again",
     ),
 )
 """Names that are imported, read or overridden."""
@@ -122,54 +123,56 @@ WORDS = (
     Private(
         "ray._private.worker",
         "_temp_dir",
-        "keep the logs and sockets of a cluster of its own in a folder that is removed afterwards",
+        "keep the logs and sockets of a private cluster in a folder that is deleted afterwards",
     ),
     Private(
         "ray.dashboard.utils",
         "RAY_API_SERVER_ADDRESS",
-        "tell Ray Train which dashboard to ask; Ray gives up where there"
-        " are two clusters on a machine",
+        "tell Ray Train which dashboard to ask; without it, Ray fails if this machine runs two"
+        " clusters",
     ),
     Private(
         "ray.train.v2._internal.constants",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
-        "have Ray Train ask its workers for news more often than every two seconds, for which a"
-        " short epoch would wait",
+        "make Ray Train poll its workers more often than every two seconds, so that a short epoch"
+        " does not wait for the poll",
     ),
     Private(
         "ray._private.accelerators.accelerator",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
-        "choose what will be Ray's default, and spare the warning that it will",
+        "choose what will be Ray's default, and avoid the warning about the change",
     ),
     Private(
         "ray._raylet",
         "prestart_worker_first_driver",
-        "keep a private cluster from starting workers that Tune and Train cannot use, because these"
-        " ask for workers with other environment variables",
+        "keep a private cluster from starting workers early, which Tune and Train cannot use,"
+        " because they ask for workers with other environment variables",
     ),
     Private(
         "ray.tune.tune",
         "TUNE_DISABLE_SIGINT_HANDLER",
-        "let Ctrl-C end a study; Tune would go on as if all trials were done",
+        "let Ctrl-C end a study; without it, Tune would return as if all trials were done",
     ),
     Private(
         "ray.tune.execution.tune_controller",
         "TUNE_GLOBAL_CHECKPOINT_S",
-        "keep Tune from writing a record of its own, which nothing here reads, and which would take"
-        " a third of the driver's time where there are a thousand trials",
+        # Measured in experiments/2026-11-25_scale.
+        "keep Tune from writing its own record of a study, which nothing here reads, and which took"
+        " a third of the driver's time at 900 trials",
     ),
     Private(
         "ray.tune.experimental.output",
         "RAY_AIR_NEW_OUTPUT",
-        "keep Tune from printing tables of its own between those of mnist_ray, even at verbose=0",
+        "keep Tune from printing its own tables, which it does even with verbose=0",
     ),
     Private(
         "ray.tune.schedulers.median_stopping_rule",
         "_stopped_trials",
-        "let a trial that was taken for stopped report again in a resumed study",
+        "let a trial of a resumed study report again after replaying its epochs marked it as"
+        " stopped",
     ),
 )
-"""Environment variables, options and attributes, which can only be found in a module's source."""
+"""Environment variables, options and attributes. `missing` looks for them in a module's source."""
 
 
 API_SERVER = "RAY_API_SERVER_ADDRESS"
@@ -181,18 +184,20 @@ FOR_RAY = {
 FOR_PRIVATE_CLUSTER = {"RAY_prestart_worker_first_driver": "0"}
 FOR_TUNE = {"TUNE_GLOBAL_CHECKPOINT_S": str(10**9)}
 QUIET_TUNE = {"RAY_AIR_NEW_OUTPUT": "0"}
-"""Environment variables, unless the user has set them."""
+"""Environment variables that are set unless the user has set them: for Ray, for a private cluster,
+for Tune, and for Tune without --verbose."""
 
 SET_BY_RAY = ("PYTHONBREAKPOINT", "RAY_USAGE_STATS_ENABLED")
-"""Environment variables that ray.init sets. RAY_AUTH_MODE, which a private cluster sets to `token`,
-is not among them: Ray keeps asking for tokens in this process, and what it starts must agree."""
+"""Environment variables that ray.init sets and that are restored afterwards. RAY_AUTH_MODE, which a
+private cluster sets to `token`, is not restored: Ray goes on asking for tokens in this process, and
+the processes that it starts later must do so, too."""
 
 ALWAYS_FOR_TUNE = {"TUNE_DISABLE_SIGINT_HANDLER": "1"}
-"""Environment variables, whatever the user has set."""
+"""Environment variables that are set for Tune even if the user has set them."""
 
 
 def missing(private: Private) -> str | None:
-    """Return a sentence that says that this name is gone from Ray, or None if Ray has it."""
+    """Return a sentence that says that Ray no longer has this name, or None if Ray has it."""
     try:
         if private not in WORDS:
             attrgetter(private.name)(importlib.import_module(private.module))
@@ -209,7 +214,8 @@ def missing(private: Private) -> str | None:
 
 
 def __getattr__(name: str) -> Any:
-    """Import one of NAMES from Ray; raise ImportError with that sentence if it is gone."""
+    """Import one of NAMES from Ray. Raises ImportError, with the sentence of `missing`, if Ray no
+    longer has it."""
     for each in NAMES:
         if each.name == name:
             if why := missing(each):

@@ -46,8 +46,8 @@ TUNES_OWN = {
 class Recorder(tune.Callback):  # type: ignore[misc]
     """Keeps the rows of the results tables, and writes them as trials end.
 
-    `epochs` are the epochs of each trial so far, if the study is resumed; `known` are columns of
-    the trials table that are the same in every row."""
+    `epochs` are the rows of the epochs table so far, if the study is resumed; `known` are columns
+    of the trials table that are the same in every row."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.unwritten, self.write_after = False, 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks, and never reads that back
+        return {}  # Tune pickles its callbacks, and never reads the pickle back
 
     def on_step_end(self, iteration: int, trials: list[Trial], **_: Any) -> None:
         now = time.monotonic()
@@ -88,7 +88,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         if not long:
             return
         # A trial that launches workers counts as running while its workers wait. As many trials
-        # wait as there are waiting launches: the newest ones.
+        # wait as launches do, and these are the newest ones.
         running = [each for each in silent if silent[each].status == Trial.RUNNING]
         busy = running[: max(0, len(running) - self.waiting_launches())] if running else []
         for trial_id in long:
@@ -133,7 +133,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         number = self.numbers[trial.trial_id]
-        # The trial resumes from its checkpoint. It may have been killed before it reported that.
+        # The trial resumes from its last checkpoint, which it may not have reported before it died.
         if saved := resume.trial(self.folder, number):
             known = {row["epoch"]: row for row in self.epochs.get(number, ())}
             self.epochs[number] = [known.get(row["epoch"], row) for row in saved.epochs]
@@ -180,7 +180,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             **known,
         )
         self.plan.tell(row)
-        self.unwritten = True  # `on_step_end` writes it, at once while writing is quick
+        self.unwritten = True  # `on_step_end` writes it: at once, as long as writing is quick
         # Checkpoints from before the study was resumed too, and those that a trial's workers saved.
         tables.prune(self.folder, tables.trial_folders(self.folder, number), epochs)
         self.show.end_trial(row)
@@ -200,7 +200,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
 
 def _why(path: str | None) -> str:
-    """Say in a line why a trial failed, by its file, to which Tune appends each failure."""
+    """Say in a line why a trial failed, from the file to which Tune appends each failure."""
     text = Path(path).read_text(encoding="utf-8").strip() if path else ""
     newest = text[text.rfind("Failure # ") :] if "Failure # " in text else text
     last = newest.splitlines()[-1] if newest else "no message"

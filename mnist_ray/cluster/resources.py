@@ -50,7 +50,7 @@ class Node(NamedTuple):
 
 
 def this_machine() -> list[Node]:
-    """Return what this process may use, as the only node. Needs no Ray."""
+    """Return one node: the cores and GPUs that this process may use. Needs no Ray."""
     import torch  # a study starts Ray before it imports PyTorch, which takes a second
 
     return [Node(cores(), torch.cuda.device_count())]
@@ -65,10 +65,10 @@ def cluster_nodes() -> list[Node]:
 def share(needs: Resources, nodes: Sequence[Node], per_gpu: int = 1) -> WorkerResources:
     """Return what each worker gets on `nodes`: `cpus_per_worker` cores, or by default as many as
     all workers can have, and a GPU if wanted or, by default, if there are enough, which `per_gpu`
-    workers share. Where the run can do with `min_workers`, the cores are what so many workers can
-    have.
+    workers share. Where `min_workers` is set and not all of `num_workers` fit, the cores are
+    divided among as many as fit.
 
-    Raises UserError where the workers do not fit.
+    Raises UserError where too few workers fit.
     """
     cpus, gpus = [node.cpus for node in nodes], [node.gpus for node in nodes]
     cores, needed = needs.cpus_per_worker, needs.min_workers or needs.num_workers

@@ -27,8 +27,9 @@ COMPUTED_WITH = ("workers", "device", "threads", "arithmetic")
 
 
 def other_bits(recorded: Iterable[Mapping[str, Any]], now: Mapping[str, Any]) -> str | None:
-    """Say how what a run computes with `now` differs from what it began with, by the first of the
-    `recorded` rows that name it; None if nothing is known to differ."""
+    """Return a sentence if a run computes with other workers, threads, device or arithmetic `now`
+    than it began with; None if no difference is known. It began with the first value of each that
+    its `recorded` rows have."""
     began: dict[str, Any] = {}
     for row in recorded:
         began |= {name: row.get(name) for name in COMPUTED_WITH if began.get(name) is None}

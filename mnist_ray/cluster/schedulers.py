@@ -23,8 +23,8 @@ METRIC = "accuracy"
 
 
 class Search(Searcher):  # type: ignore[misc]
-    """Gives Tune the plan's next trial when Tune asks for one, and never more at a time than fit.
-    The recorder tells the plan how trials ended.
+    """Gives Tune the plan's next trial when Tune asks for one, while fewer than `plan.concurrent`
+    run. The recorder tells the plan how trials ended.
 
     `begun` are the numbers of trials that a resumed study finishes first."""
 
@@ -36,7 +36,7 @@ class Search(Searcher):  # type: ignore[misc]
         self.names: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher often, and never reads that back
+        return {}  # Tune pickles its searcher often, and never reads the pickle back
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         ended = len(self.plan.rows) - self.ended_before
@@ -74,7 +74,7 @@ class Search(Searcher):  # type: ignore[misc]
 
 
 class FinishedTrial:
-    """Stands in, for a scheduler, for a trial that ended before the study was resumed."""
+    """What a scheduler is shown of a trial that ended before the study was resumed."""
 
     def __init__(self, number: int) -> None:
         self.trial_id, self.config = f"ended-{number}", {"trial": number, "phase": Phase.SEARCH}
@@ -83,9 +83,9 @@ class FinishedTrial:
 class _SearchOnly(TrialScheduler):  # type: ignore[misc]
     """A scheduler that stops trials of the search phase only, and no trial at its last epoch.
 
-    Such a trial ends anyway; Ray Train leaks the resources of a run that is killed while it shuts
-    down, and the next trial would wait for them for ever. `reported` are the epochs that trials
-    had reported before the study was resumed.
+    A trial at its last epoch ends anyway. If it were killed while it shuts down, Ray Train would
+    leak its resources, and the next trial would wait for them for ever. `reported` are the epochs
+    that trials had reported before the study was resumed.
     """
 
     def __init__(self, reported: Epochs, **how: Any) -> None:

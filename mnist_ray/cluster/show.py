@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # PyTorch takes a second to import
 
 
 class Show(Protocol):
-    """The part that displays of training runs and of studies share. A run enters its display while
-    epochs or trials run."""
+    """What the displays of training runs and of studies share. The display is entered, as a context
+    manager, while epochs or trials run."""
 
     def __enter__(self) -> None: ...
 
@@ -32,7 +32,7 @@ class Show(Protocol):
         """Show a line."""
 
     def waiting(self, what: str) -> AbstractContextManager[None]:
-        """Show within a block what the command is doing before the run begins."""
+        """Return a context manager that shows what the command does before the run begins."""
 
 
 class TrainingShow(Show, Protocol):
@@ -50,14 +50,14 @@ class TrainingShow(Show, Protocol):
         """Show what will be trained and where, before training starts."""
 
     def go_on(self, epochs: int, lost: bool) -> None:
-        """Show that the workers start, after `epochs` epochs that are done; `lost` is whether they
-        start again because a worker died."""
+        """Show that the workers start, with `epochs` epochs done. `lost` says that they start again
+        because a worker died."""
 
     def wait(self, why: str) -> None:
         """Show what the workers are waiting for."""
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        """Show that a step, from 1, of an epoch is done."""
+        """Show that step `step` of `steps`, from 1, of an epoch is done."""
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         """Show the metrics of an epoch."""

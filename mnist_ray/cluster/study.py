@@ -1,4 +1,4 @@
-"""A study: its settings are checked here, and Ray started, before anything slow is imported."""
+"""A study up to its first trial: check its settings and start Ray before slow imports."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ def run_study(
         tracking.impatient(),
         ThreadPoolExecutor(1) as background,
     ):
-        # While Ray starts.
+        # In the background, while Ray starts.
         loading = background.submit(_load, base, run, per_worker, tuning.workers_per_trial)
         with connect.connected(
             dashboard=tuning.workers_per_trial > 1, verbose=run.verbose, show=show
@@ -62,8 +62,8 @@ def run_study(
 def _load(
     recipe: Recipe, run: RunConfig, per_worker: PerWorker, workers: int
 ) -> "tuple[Mnist, float | None]":
-    """Return MNIST, and the seconds per image in which a trial will train about; None if that
-    cannot be measured here, for trials on a GPU or on several workers."""
+    """Return MNIST, and roughly how many seconds a trial trains per image. The latter is None for
+    trials on a GPU or on several workers, because it cannot be measured here."""
     from mnist_ray import learn  # PyTorch takes a second to import
 
     mnist = learn.load_mnist(recipe, run.data_dir)

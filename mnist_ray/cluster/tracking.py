@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # Ray Tune takes a second to import
     from ray import tune
 
 ANSWER_WITHIN = 20
-"""Seconds that MLflow has to answer in before a study starts."""
+"""Seconds within which MLflow must answer before a study starts."""
 
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """Environment variables that let MLflow give up soon. By default it retries for minutes, while
@@ -39,7 +39,7 @@ def check(track: str | None) -> None:
         return
     which, _, where = track.partition("=")
     found = importlib.util.find_spec(which)
-    # A mere folder of that name, such as W&B makes for its files, is found as a package too.
+    # An empty folder of that name, such as W&B makes for its files, is found as a package too.
     if found is None or found.origin is None:
         raise UserError(
             f"track is {track}, but {which} is not installed; pip install 'mnist_ray[{which}]'."
@@ -73,8 +73,8 @@ def _why_not(where: str | None) -> str:
 
 
 def callbacks(track: str | None, name: str) -> "list[tune.Callback]":
-    """Return the callbacks that log the study `name`. The packages' own environment variables say
-    what `track` does not. If logging fails, the study continues without it."""
+    """Return the callbacks that log the study `name`. What `track` leaves open, the packages read
+    from their own environment variables. If logging fails, the study continues without it."""
     if not track:
         return []
     which, _, where = track.partition("=")
@@ -91,8 +91,8 @@ HOOKS = ("setup", "log_trial_start", "log_trial_result", "log_trial_end")
 
 
 def _forgiving(callback: "tune.Callback", which: str) -> "tune.Callback":
-    """Return `callback` so changed that its first error is printed as a warning, and its hooks do
-    nothing from then on."""
+    """Change `callback` so that its first error is printed as a warning and its hooks do nothing
+    from then on, and return it."""
     failed = False
 
     def forgiving(hook: Callable[..., Any]) -> Callable[..., None]:

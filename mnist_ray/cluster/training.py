@@ -113,12 +113,13 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
                         _fit_on_workers(trainer, ray.put(mnist), on_message, on_wait)
             except (RunFailed, KeyboardInterrupt) as error:
                 if started:
-                    with contextlib.suppress(OSError):  # of a full disk
+                    with contextlib.suppress(OSError):  # the disk may be full
                         write(status=Status.FAILED, error=str(error) or "interrupted")
                 show.stopped(tables.resume_flags(folder, run, settings, recorded))
                 raise
     epochs = _with_checkpoints(folder, epochs)
-    tables.prune(folder, [folder], epochs)  # Ray Train knows none from before an interruption
+    # Ray Train does not know, and so does not delete, checkpoints from before an interruption.
+    tables.prune(folder, [folder], epochs)
     best, last = tables.best_epoch(epochs), folder / epochs[-1]["checkpoint"]
     row = write(checkpoint=best["checkpoint"])
     if splits.scored_on == "holdout":
@@ -129,8 +130,8 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
 
 
 def _in_process(needs: Resources, run: TrainRunConfig) -> bool:
-    """Return whether to train in this process; raises UserError where that was asked for and
-    cannot be."""
+    """Return whether to train in this process. Raises UserError where that was asked for but is
+    impossible."""
     if run.in_process and needs.num_workers > 1:
         raise UserError(
             f"in_process is on, but num_workers is {needs.num_workers}, and a process is one"
@@ -192,7 +193,8 @@ def _fit_on_workers(
     thread.start()
     while thread.is_alive() or not queue.empty():
         try:
-            on_message(*queue.get(timeout=1))  # a long wait: each is a message to the queue
+            # A long timeout, because each call of `get` sends the queue's process a message.
+            on_message(*queue.get(timeout=1))
             heard = time.monotonic()
         except Empty:
             if time.monotonic() - heard > resources.PATIENCE:
@@ -207,8 +209,8 @@ def _fit_on_workers(
 
 
 def _with_checkpoints(folder: Place, epochs: Sequence[tables.Row]) -> list[tables.Row]:
-    """Return rows of the epochs table, from rows or from an engine's metrics, with the checkpoints
-    that can be read in a run's folder."""
+    """Return rows of the epochs table, made from rows or from the metrics of `learn.fit`, with the
+    checkpoints in the run's folder that can be read."""
     saved = learn.readable_checkpoints(tables.checkpoints(folder))
     places = {each.state["epoch"]: storage.relative(path, folder) for path, each in saved.items()}
     return [
@@ -218,7 +220,7 @@ def _with_checkpoints(folder: Place, epochs: Sequence[tables.Row]) -> list[table
 
 
 def _started(folder: Place) -> datetime:
-    """Return when the run began, which for a resumed run its table says."""
+    """Return when the run began: for a resumed run as its table says, for a new run now."""
     if (folder / tables.TRIALS).exists():
         began: datetime = tables.read(folder)["started"][0].as_py()
         return began

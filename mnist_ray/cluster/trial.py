@@ -23,12 +23,12 @@ from mnist_ray.learn import Checkpoint
 from mnist_ray.storage import Place
 
 LAUNCHER_CPUS, SPARED_CPUS = 0.001, 0.05
-"""CPUs of a trial that launches workers (Tune refuses 0), and how much less than its cores each of
-the workers asks for, so that the trial and w workers of c cores fit on w x c cores together."""
+"""CPUs that a trial asks for if it launches workers (Tune refuses 0), and how much less than its
+cores each worker asks for, so that the trial and w workers of c cores fit on w x c cores."""
 
 
 class Shared(NamedTuple):
-    """What all trials of a study are given; `folder` is that of the study."""
+    """What all trials of a study are given; `folder` is the study's."""
 
     base: Recipe
     needs: Resources

@@ -125,7 +125,7 @@ def trainer(
 
     `in_process` chooses Ray Train's local mode: one worker, in this process, without a Ray
     cluster; then the worker saves every checkpoint itself. `cpus_per_worker` is what is asked of
-    Ray, if not the cores that a worker computes on.
+    Ray for each worker, by default the cores that it computes on.
     """
     folder = home / name
     _drop_snapshot(folder, only_torn=not in_process)
@@ -156,9 +156,9 @@ def trainer(
 
 
 def _drop_snapshot(folder: Place, only_torn: bool) -> None:
-    """Delete what Ray Train wrote down of its checkpoints, or delete it only where a kill left it
-    half-written: Ray Train would refuse to start. Without it, the workers find the newest
-    checkpoint themselves."""
+    """Delete Ray Train's list of its checkpoints; with `only_torn`, only where a kill left it
+    half-written, because Ray Train would refuse to start. Without the list, the workers find the
+    newest checkpoint themselves."""
     snapshot = folder / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
     if not snapshot.exists():
         return

@@ -40,8 +40,8 @@ def save(folder: Place, checkpoint: Checkpoint) -> None:
 
 
 def readable(folders: Iterable[Place]) -> dict[Place, Checkpoint]:
-    """Return the checkpoints that can be read among `folders`, by number of epochs, the most last.
-    One that is damaged or missing is left out: a run may have been killed."""
+    """Return the checkpoints among `folders` that can be read, in the order of their epochs, the
+    newest last. One that is damaged or missing is left out: a run may have been killed."""
     found = {}
     for folder in folders:
         with contextlib.suppress(UserError):
@@ -50,7 +50,7 @@ def readable(folders: Iterable[Place]) -> dict[Place, Checkpoint]:
 
 
 def load(folder: str | Place) -> Checkpoint:
-    """Read a checkpoint onto the CPU. UserError is raised if it is missing, damaged, of another
+    """Read a checkpoint onto the CPU. Raises UserError if it is missing, damaged, of another
     version or not a checkpoint."""
     path = place("checkpoint", folder) / FILE
     try:

@@ -70,8 +70,9 @@ class Splits(NamedTuple):
 
 
 def load(recipe: Recipe, data_dir: Path) -> Mnist:
-    """Read the images that `recipe` learns from, MNIST, from `data_dir`, fetching them first if
-    they are not there. UserError is raised if they cannot be fetched, or if a file is damaged."""
+    """Read the images that `recipe` learns from, which are always MNIST's, from `data_dir`, and
+    fetch them first if they are not there. Raises UserError if they cannot be fetched, or if a file
+    is damaged."""
     files = fetch(recipe, data_dir)
     # An IDX file is a header, of 16 bytes before images and 8 before labels, then the values.
     images = [np.frombuffer(files[name], np.uint8, offset=16) for name in FILES if "idx3" in name]

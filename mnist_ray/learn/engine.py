@@ -178,9 +178,9 @@ def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1
 
 
 def seconds_per_image(recipe: Recipe, mnist: Mnist, threads: int) -> float:
-    """Measure how long training by `recipe` takes per image on a CPU, on `threads` threads of this
-    process: the median of ten steps, after two more that are not counted. What a process has of
-    threads and random state is put back."""
+    """Measure how many seconds training by `recipe` takes per image on `threads` CPU threads: the
+    median of ten steps, after two that are not counted. Afterwards, restore this process's number
+    of threads and its random state."""
     before = torch.get_num_threads()
     prepare(threads)
     size = min(12 * recipe.batch_size, recipe.images)
@@ -254,7 +254,7 @@ def _totals(loss: Tensor, log_probs: Tensor, labels: Tensor) -> Tensor:
 
 
 def _score(totals: Tensor, world_size: int) -> tuple[Score, int]:
-    """Return the score that the workers' `_totals`, added up, make, and the number of images."""
+    """Add up the workers' `_totals`; return the score that they make, and the number of images."""
     if world_size > 1:
         dist.all_reduce(totals)
     loss, correct, images = totals.tolist()
@@ -262,7 +262,7 @@ def _score(totals: Tensor, world_size: int) -> tuple[Score, int]:
 
 
 def _average_buffers(model: nn.Module, world_size: int) -> None:
-    """Average batch norm's running statistics, as each worker's saw only its own images."""
+    """Average batch norm's running statistics, because each worker's are of its own images only."""
     if world_size > 1:
         for buffer in model.buffers():
             if buffer.is_floating_point():

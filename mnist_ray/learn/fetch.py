@@ -38,10 +38,10 @@ class _Unavailable(Exception):
 
 
 def fetch(recipe: Recipe, data_dir: Path) -> dict[str, bytes]:
-    """Return the content of each of `FILES`, the images that `recipe` learns from. Where `data_dir`
-    lacks one, all are fetched from the first source that works and written there.
+    """Return the content of each of `FILES`, the images that every `recipe` learns from so far.
+    Where `data_dir` lacks one, all are fetched from the first source that works and written there.
 
-    UserError is raised if a file in `data_dir` is damaged, or if no source works.
+    Raises UserError if a file in `data_dir` is damaged, or if no source works.
     """
     data_dir = storage.local("data_dir", data_dir)
     # A copy of torchvision's lies in a folder of its own.
@@ -100,7 +100,7 @@ def _from_torchvision() -> dict[str, bytes]:
         raise _Unavailable(f"it cannot be imported ({error})") from None
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # of a progress bar for each file
+            with contextlib.redirect_stderr(io.StringIO()):  # hides a progress bar for each file
                 mnist(folder, train=True, download=True)
             raw = Path(folder) / "MNIST" / "raw"
             return {name: (raw / name).read_bytes() for name in FILES}
@@ -109,7 +109,7 @@ def _from_torchvision() -> dict[str, bytes]:
 
 
 def torchvision_mnist() -> Callable[..., Any]:
-    """Return torchvision's MNIST class, also if torch is CPU-only and torchvision built for CUDA.
+    """Return torchvision's MNIST class, even if torch is CPU-only and torchvision built for CUDA.
 
     Such a torchvision cannot load its compiled operators, and its import fails at two of them that
     are not declared. MNIST needs neither, so they are declared here and the import is repeated.

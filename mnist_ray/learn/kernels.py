@@ -28,8 +28,8 @@ def fits(x: Tensor) -> bool:
 def relu_norm_dropout(x: Tensor, norm: nn.BatchNorm2d | None, p: float) -> Tensor:
     """Return `dropout(norm(relu(x)), p)` as in training, and update `norm`'s running statistics.
 
-    `x` and the result are float32 or bfloat16 (b, c, h, w). ValueError is raised unless c divides
-    32 and b * c * h * w is a multiple of 32.
+    `x` and the result are float32 or bfloat16 (b, c, h, w). Raises ValueError unless c divides 32
+    and b * c * h * w is a multiple of 32.
 
     Dropout hashes an element's position with a key from PyTorch's random state, and keeps the
     element if 16 bits of the hash are below 65536 * (1 - p). The backward pass needs the key only.

@@ -18,8 +18,8 @@ from mnist_ray.learn.data import MEAN, STD
 
 
 def _without_compiler(method: Any) -> Any:
-    """Return a method of PyTorch's optimizers without the wrapper that imports PyTorch's compiler,
-    which takes a second at the start of each process, and is not used here."""
+    """Return a method of PyTorch's optimizers without its wrapper. The wrapper imports PyTorch's
+    compiler, which is not used here and takes a second at the start of each process."""
     return inspect.unwrap(method)
 
 

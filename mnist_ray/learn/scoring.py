@@ -22,8 +22,8 @@ class Report(NamedTuple):
 
 
 def load_model(saved: checkpoint.Checkpoint) -> nn.Sequential:
-    """Return the trained network of a checkpoint, in eval mode. UserError is raised if its weights
-    do not fit the network that its recipe builds."""
+    """Return the trained network of a checkpoint, in eval mode. Raises UserError if its weights do
+    not fit the network that its recipe builds."""
     network = model.build(saved.recipe)
     try:
         network.load_state_dict(saved.state["model"])

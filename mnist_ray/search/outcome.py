@@ -47,7 +47,7 @@ WITH_RESULT = (Status.OK, Status.STOPPED)
 
 def verdict(confirmed: Mapping[int, Sequence[float | None]]) -> str:
     """Describe the first two confirmed trials, and whether they differ by more than noise; empty
-    where no trial was confirmed. `confirmed` is as returned by the function of that name."""
+    where no trial was confirmed. `confirmed` is what the function of that name returns."""
     parts = [_described(number, accuracies) for number, accuracies in confirmed.items()][:2]
     if len(parts) == 2:
         parts.append(_compared(*list(confirmed.values())[:2]))

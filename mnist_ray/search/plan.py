@@ -19,9 +19,10 @@ RUNG = 1
 
 
 class Planned(NamedTuple):
-    """A trial as planned: the study's recipe with its values in the search space, `sampled`, and
-    with `more`. `repeats` is the number of the trial whose configuration it repeats, and `origin`
-    where its configuration comes from: base, try or sampled."""
+    """A trial as planned: the study's base recipe, changed by `sampled`, its values in the search
+    space, and by `more`, what its phase asks for. `repeats` is the number of the trial whose
+    configuration it repeats, and `origin` where its configuration comes from: base, try or
+    sampled."""
 
     phase: Phase
     sampled: dict[str, Any]
@@ -170,7 +171,7 @@ class Plan:
         return outcome.winner(self.rows.values())
 
     def seconds_left(self) -> float | None:
-        """Estimate the time left if no trial is stopped early; None before the first one ends."""
+        """Estimate the seconds left if no trial is stopped early; None without a measured pace."""
         # A copy of the rows, because the display calls this from a thread of its own.
         ended = Counter(self.trials[number].phase for number in list(self.rows))
         return self.budget.estimate(Counter(self.outline()) - ended)
@@ -191,7 +192,7 @@ class Plan:
             self.kept = self._best(Phase.SCREEN, self.keep)
             for place, number in enumerate(self.kept):
                 if place and not self._in_time(Phase.SEARCH):
-                    self.skipped.append("more of the best in full")
+                    self.skipped.append("more of the screened configurations in full")
                     break
                 yield self._again(Phase.SEARCH, number)
             yield from self._all_ended()
@@ -248,9 +249,6 @@ class Plan:
         base = self.base.replace(holdout=0) if phase == Phase.FINAL else self.base
         sizes = self.dimensions.get("train_size")
         return max(size or base.images for size in sizes.values) if sizes else base.images
-
-    def _of(self, phase: Phase) -> list[int]:
-        return [i for i, trial in enumerate(self.trials) if trial.phase == phase]
 
     def _accuracies(self) -> dict[int, float | None]:
         return {i: row["best_accuracy"] for i, row in self.rows.items()}

@@ -119,7 +119,7 @@ def check(tuning: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) ->
     if "precision" in varied and tuning.base and base.precision == "auto":
         refuse(
             "precision",
-            "the base recipe's is auto, which is one of them; add --precision fp32, or --no-base",
+            "the base recipe's is auto, which may be either; add --precision fp32, or --no-base",
         )
     if tuning.confirm_base and not tuning.base:
         refuse("confirm_base", "the base recipe is left out; take back one of the two")
@@ -128,8 +128,8 @@ def check(tuning: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) ->
 
 
 def _around(base: Recipe, dimensions: dict[str, Dimension]) -> Iterator[Recipe]:
-    """Yield the base recipe, then each valid recipe that differs from it in one dimension, which
-    has one of its ends or choices."""
+    """Yield the base recipe, then each valid recipe that differs from it in one dimension, whose
+    value is an end of its range or one of its choices."""
     yield base
     for name, dimension in dimensions.items():
         for value in dimension.values:

@@ -214,7 +214,9 @@ class Sampler:
                 self.asked.append(asked.number)
                 return params
             self.optuna.tell(asked, state=self.failed)
-        raise UserError(f"space has no further configuration: {ATTEMPTS} proposals were none.")
+        raise UserError(
+            f"space has no further configuration: of {ATTEMPTS} proposals, none was valid and new."
+        )
 
 
 def space_of(tuning: TuneConfig) -> dict[str, str]:
@@ -235,8 +237,8 @@ def _as_seen(
 ) -> "FrozenTrial":
     """Return the trial that Optuna would have recorded for `values`.
 
-    A range grows to hold its value, because Optuna can learn from values outside the space. A value
-    that no sample can have, such as another choice, is left out.
+    A range is widened to include its value, because Optuna can learn from values outside the space.
+    A value that no sample can have, such as another choice, is left out.
     """
     from optuna.trial import create_trial
 

@@ -59,8 +59,8 @@ class Dimension(NamedTuple):
         return distributions.FloatDistribution(*self.values, log=self.log)
 
     def reaching(self, value: Any) -> "Dimension | None":
-        """Return the dimension, widened to include `value`, such as the base recipe's; None where
-        `value` is no number that a range can have, or not among the choices."""
+        """Return the dimension, widened to include `value`, such as the base recipe's. Return None
+        where a range cannot include `value`, or it is not among the choices."""
         if self.kind == "choice":
             return self if value in self.values else None
         if not _is_number(value) or (self.log and value <= 0):
@@ -116,8 +116,8 @@ def _check_name(setting: str, name: str) -> None:
 
 
 def read_dimension(name: str, text: str) -> Dimension:
-    """Read a dimension like `uniform(0, 0.2)` of the field `name`, without a look at the field's
-    bounds; raises UserError where the text is no dimension."""
+    """Read a dimension like `uniform(0, 0.2)` of the field `name`, without checking the field's
+    bounds. Raises UserError where the text is no dimension."""
     wrong = f"space has {shown(name)}={shown(text)}, but "
     match = re.fullmatch(r"\s*(uniform|loguniform|randint|choice)\s*\((.*)\)\s*", text)
     if not match:

@@ -17,7 +17,7 @@ from mnist_ray.tables.axes import BLUE, COLOURS, GREY, ORANGE
 from mnist_ray.tables.figures import by_phase
 
 ENOUGH = 10
-"""The number of trials from which an importance is worth showing."""
+"""The least number of trials for which an importance is worth showing."""
 
 
 def against(

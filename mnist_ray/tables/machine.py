@@ -29,8 +29,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 PROJECT = r"""^name *= *["']mnist[-_.]ray["']"""
 """The line of pyproject.toml that tells mnist_ray's project from another one."""
 OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
-"""Variables that git sets inside a hook, and that would point our git commands at the repository of
-the hook."""
+"""Variables that git sets for a hook, and that point git commands at the hook's repository."""
 
 
 def _hardware() -> str:

@@ -9,10 +9,10 @@ from mnist_ray.search import Phase, Status
 from mnist_ray.tables.hyperparameters import label
 
 IMAGES = {"holdout": "held-out", "test": "test"}
-"""How the report calls the images of `scored_on`."""
+"""What the report calls the images of `scored_on`."""
 
 ENDED = {Status.OK: "trained to the end", Status.STOPPED: "stopped early"}
-"""How the report calls a status, where its own name does not say it."""
+"""What the report calls a status whose name does not explain it."""
 
 
 def is_study(trials: pd.DataFrame) -> bool:
@@ -21,7 +21,7 @@ def is_study(trials: pd.DataFrame) -> bool:
 
 
 def winner(trials: pd.DataFrame) -> int | None:
-    """Return the trial that the study took for its best, or None if the table names none."""
+    """Return the number of the study's winner, or None if the table names none."""
     won = trials["trial"][trials["winner"].eq(True)]
     return int(won.iloc[0]) if len(won) else None
 

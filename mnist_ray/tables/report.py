@@ -27,7 +27,7 @@ def write(folders: Sequence[Place], path: Path) -> Path:
     try:
         if full.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        tempfile.TemporaryFile(dir=full.parent).close()  # fails now, not after seconds of drawing
+        tempfile.TemporaryFile(dir=full.parent).close()  # fails before seconds of drawing
         storage.write(full, render(folders).encode())
     except OSError as error:
         raise errors.UserError(

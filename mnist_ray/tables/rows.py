@@ -76,8 +76,8 @@ def kept(epochs: Sequence[Row]) -> list[Row]:
 
 
 def best_epoch(epochs: Sequence[Row]) -> Row:
-    """Return the epoch with the highest accuracy. Of two equal epochs it is the later one, which is
-    also the one whose checkpoint Ray keeps as best."""
+    """Return the epoch with the highest accuracy, and of equal ones the latest: Ray, too, keeps
+    that one's checkpoint as the best."""
     return max(epochs, key=lambda epoch: (epoch["accuracy"], epoch["epoch"]))
 
 

@@ -30,16 +30,16 @@ BEST_RECIPE = "best.yaml"
 """The file of a study's winning recipe."""
 
 WORKERS = "workers"
-"""The folder, inside a study's, in which the workers of its trials save checkpoints."""
+"""The folder, within a study's folder, in which the workers of its trials save checkpoints."""
 
 
 def folder_of(run: RunConfig, kind: str) -> Place:
-    """Return the folder of a run of `kind` (train or tune); only a run that resumes has it already.
+    """Return the folder of a run of `kind` (train or tune), which exists only if the run resumes.
     Raises UserError if another run has it, if there is none to resume, or if the storage cannot be
     written."""
     home = storage.place("storage", run.storage)
     if run.resume and not run.name:
-        raise UserError("resume needs the name of the run that is to go on; add --name NAME.")
+        raise UserError("resume needs the name of the run to resume; add --name NAME.")
     folder = home / (run.name or f"{kind}-{datetime.now():%Y%m%d-%H%M%S}")
     try:
         if run.resume:
@@ -73,8 +73,8 @@ def recorded_settings(run: RunConfig, kind: str) -> dict[str, Any]:
 
 
 def space(folder: Place) -> dict[str, search.Dimension]:
-    """Return the search space that the study in this folder wrote down; empty if the folder is not
-    a study's."""
+    """Return the recorded search space of the study in this folder; empty if the folder is not a
+    study's."""
     if not (folder / "tune.yaml").is_file():
         return {}
     recorded = read_yaml(folder / "tune.yaml")
@@ -125,9 +125,9 @@ def locked(
 
 
 LOCKED = (errno.EAGAIN, errno.EACCES)
-"""The errors of a file system in which another process has locked the file."""
+"""The error numbers that say that another process has locked the file."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""The errors of a file system that has no locks."""
+"""The error numbers of a file system that has no locks."""
 
 
 def _make(folder: Place, name: str, settings: Mapping[str, Any], rename: bool) -> Place:
@@ -166,8 +166,9 @@ def _make_new(folder: Place, name: str, content: bytes) -> bool:
 
 
 def _put_new(folder: Place, name: str, content: bytes) -> bool:
-    """Do the same in a bucket, where pyarrow cannot write a file only if there is none. So each
-    process first writes a file that claims the name. If several claim it at once, none gets it."""
+    """Make the folder in a bucket, with a file in it, and return True; return False if the folder
+    exists. pyarrow can only overwrite, so each process first writes a file that claims the name. If
+    several processes claim it at once, none gets it."""
     claim = folder / f"{name}.claim-{uuid.uuid4()}"
     storage.write(claim, b"")
     try:
@@ -215,8 +216,8 @@ def checkpoints(folder: Place) -> list[Place]:
 
 
 def prune(run: Place, folders: Iterable[Place], epochs: Sequence[Row]) -> None:
-    """Delete a trial's checkpoints in `folders` but those of the best and of the last epoch, and
-    clear the others' paths, which are relative to the folder `run`, in the rows `epochs`."""
+    """Delete a trial's checkpoints in `folders`, except those of the best and of the last epoch. In
+    the rows `epochs`, clear the paths of the others, which are relative to the folder `run`."""
     keep = {row["checkpoint"] for row in kept(epochs)}
     for folder in folders:
         for path in checkpoints(folder):
@@ -239,7 +240,7 @@ def trial_number(name: str) -> int | None:
 
 
 def trial_numbers(study: Place) -> set[int]:
-    """Return the numbers of the trials that have a folder in the study's."""
+    """Return the numbers of the trials that have a folder in the study's folder."""
     found = (trial_number(path.name) for path in _in_both(study, "trial_*"))
     return {number for number in found if number is not None}
 
@@ -260,4 +261,5 @@ def new_trial_folder(study: Place, number: int) -> str:
 
 
 def _in_both(study: Place, pattern: str) -> list[Place]:
+    """Return what matches `pattern` in the study's folder, and in that of its trials' workers."""
     return [*study.glob(pattern), *(study / WORKERS).glob(pattern)]

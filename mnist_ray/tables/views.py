@@ -48,7 +48,7 @@ def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
 
 def where(table: pa.Table, condition: str) -> pa.Table:
     """Return the rows for which a condition like `lr > 0.05 and status == "ok"` is true, in the
-    language of pandas.DataFrame.query; raises UserError if it is no condition on rows."""
+    language of pandas.DataFrame.query. Raises UserError if it is no condition on rows."""
     import pandas as pd
 
     rows = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
@@ -66,8 +66,8 @@ def where(table: pa.Table, condition: str) -> pa.Table:
 
 
 ALIKE = ("phase", "arithmetic")
-"""The columns that a mean over seeds never mixes. A trial of the search was picked because its
-accuracy is high, so in a mean with the runs that confirm it, it would be too optimistic."""
+"""The columns whose values a mean over seeds never mixes. A trial of the search was picked because
+its accuracy is high, so it would raise the mean of the runs that confirm it."""
 
 
 def over_seeds(table: pa.Table) -> pa.Table:

@@ -17,14 +17,14 @@ RESUME_MAY_CHANGE = (
     *("time_budget", "track", "max_concurrent", "trials_per_gpu"),
     *PerWorker.model_fields,
 )
-"""Settings that may differ when a run is resumed, as may all of RunConfig: they decide nothing that
-is learned."""
+"""Settings that a resumed run may change, as it may all of RunConfig: they do not affect what is
+learned."""
 
 REGISTRIES: dict[str, Mapping[str, search.Method | search.Policy]] = {
     "search": search.SAMPLERS,
     "scheduler": search.SCHEDULERS,
 }
-"""The values of the fields that take a name from a registry."""
+"""The registries of the fields whose value is a name in one."""
 
 METAVARS = {
     "num_workers": "N|MIN:MAX",
@@ -46,8 +46,8 @@ def parse(
     the classes is a RunConfig.
 
     A flag wins over the recipe file, the file over `defaults`, and `defaults` over the defaults of
-    the fields. A resumed run keeps its recorded settings; only those that decide nothing that is
-    learned can change. Raises UserError. An unknown flag ends the process with exit code 2.
+    the fields. A resumed run keeps its recorded settings; changing one that affects what is
+    learned is an error. Raises UserError. An unknown flag ends the process with exit code 2.
     """
     owners = {name: cls for cls in classes for name in cls.model_fields}
     fields = {name: cls.model_fields[name] for name, cls in owners.items()}
@@ -90,7 +90,7 @@ def parse(
     run = build(run_class, _of(run_class, given))
     if not run.resume:
         return configs({**defaults, **given})
-    from mnist_ray import tables  # where it is needed: pyarrow takes a while to import
+    from mnist_ray import tables  # only for a resumed run: pyarrow takes a while to import
 
     recorded = tables.recorded_settings(run, kind)
     needed = {name for name, cls in owners.items() if cls is not run_class}
@@ -164,8 +164,8 @@ def _kinds(field: Any) -> tuple[Any, ...]:
 
 
 def _space(texts: Sequence[str]) -> dict[str, str]:
-    """Return the dimensions, such as loguniform(0.003,0.3), by the fields that they vary. Raises
-    UserError."""
+    """Return the dimensions as written, such as loguniform(0.003,0.3), by the fields that they
+    vary. Raises UserError."""
     space: dict[str, str] = {}
     for text in texts:
         name, equals, spec = text.partition("=")

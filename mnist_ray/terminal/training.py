@@ -32,7 +32,7 @@ def console() -> Console:
 
 
 class Display:
-    """The base of both displays: lines that stay, and while the run goes a live part below them."""
+    """The base of both displays: lines that stay and, during the run, a live part below them."""
 
     live: Live | Progress
 
@@ -85,7 +85,7 @@ class Training(Display):
         in_process: bool,
     ) -> None:
         self.epochs = recipe.epochs
-        first = "first step, for which the first run on a machine compiles the loops"
+        first = "first step (the first run on a machine compiles the loops for it)"
         waiting = first if in_process else "starting the workers"
         self.live.update(self.bar, description=waiting)
         table = Table("layer", box=None, pad_edge=False)
@@ -158,7 +158,7 @@ def described_workers(workers: int, per_worker: WorkerResources, in_process: boo
 
 
 def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
-    """Return the recipe in one line, without the fields in `without` and what changes nothing.
+    """Return the recipe in one line, without the fields in `without` and those that change nothing.
 
     A field without words of its own is shown by its name if it departs from its default, so that a
     new field is never left out.
@@ -177,12 +177,12 @@ def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
     parts["batch_norm"] = "" if recipe.batch_norm else "no batch norm"
     parts["precision"] = "" if recipe.precision == "auto" else recipe.precision
     parts["train_size"] = f"{recipe.train_size:,} images" if recipe.train_size else ""
-    parts["holdout"] = ""  # is said beside this line
+    parts["holdout"] = ""  # another line of the display says it
     for name, field in type(recipe).model_fields.items():
         value = getattr(recipe, name)
         if name not in (*parts, "seed") and value != field.default:
             parts[name] = f"{name.replace('_', ' ')} {value}"
-    # Around what varies, a field that changes nothing here may change something in a trial.
+    # In a study, a field that changes nothing in the base recipe may change something in a trial.
     idle = () if without else recipe.idle
     left_out = [name for name in parts if name in without or name in idle]
     shown = [text for name, text in parts.items() if text and name not in left_out]

@@ -151,7 +151,7 @@ def begun(tmp_path: Path) -> Path:
     [
         (tune.main, "--name old", "name old is taken"),
         (tune.main, "--name old", "or go on with it: --resume"),
-        (tune.main, "--resume", "resume needs the name of the run that is to go on; add --name"),
+        (tune.main, "--resume", "resume needs the name of the run to resume; add --name"),
         (tune.main, "--resume --name new", "name new cannot be resumed"),
         (train.main, "--resume --name old", "old holds no train.yaml"),
         (tune.main, "--resume --name old --lr 0.5", "lr is 0.5, but old began with 0.01"),

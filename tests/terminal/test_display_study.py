@@ -6,7 +6,7 @@ import pytest
 from test_plan import BASE, Simulation
 
 from mnist_ray.config import TuneConfig
-from mnist_ray.search.outcome import against_base
+from mnist_ray.search.outcome import Phase, against_base
 from mnist_ray.search.plan import Planned
 from mnist_ray.terminal.study import trained_on
 
@@ -32,7 +32,7 @@ def noisy(base_accuracy: float) -> Callable[[Planned], float]:
             0.8,
             [
                 "place 3 of 3 in the search; confirmed 80.15 ± 0.07 %, the winner +10.",
-                "points; n = 2 tells the difference from noise (Welch's t-test, p = 0.0",
+                "points; n = 2 tells the difference from noise (Welch's t-test, p = 4.8e-05)",
             ],
         ),
         (
@@ -68,7 +68,7 @@ def test_only_a_winner_that_trained_on_all_images_says_all() -> None:
     study = TuneConfig(search="grid", space=space, scheduler="fifo", base=False)
     for size, says in ((10_000, "10,000 images"), (None, "all 60,000 images")):
         plan = Simulation(study, lambda trial, best=size: trial.changes["train_size"] == best).plan
-        (final, _) = plan._of("final")
+        (final, _) = plan.ranked(Phase.FINAL)
         assert trained_on(plan, final) == says
     plan = Simulation(TuneConfig(), base=BASE.replace(train_size=6000)).plan
-    assert trained_on(plan, plan._of("final")[0]) == "6,000 images"
+    assert trained_on(plan, plan.ranked(Phase.FINAL)[0]) == "6,000 images"
