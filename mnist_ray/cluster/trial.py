@@ -1,8 +1,8 @@
 """One trial of a study, in a process that Ray Tune starts for it.
 
 A trial trains the base recipe with the sampled fields replaced. A trial with one worker calls
-`learn.fit` in its own process; a trial with more workers launches a TorchTrainer, which takes some
-16 seconds to start.
+`learn.fit` in its own process; a trial with more workers launches a TorchTrainer, which takes about
+13 seconds to start.
 """
 
 import contextlib
