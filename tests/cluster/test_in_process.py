@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 import torch
 
-from mnist_ray import errors, tables, train
+from mnist_ray import errors, tables, terminal, train
 from mnist_ray.config import Recipe
 from mnist_ray.learn import checkpoint, data, engine, process
 from mnist_ray.learn.data import Mnist
@@ -86,6 +87,24 @@ def test_a_killed_run_goes_on_with_the_same_bits(storage: Path, mnist: Mnist) ->
     recipe = Recipe(train_size=3000, holdout=101, epochs=4)
     splits = data.split(mnist, 101, 3000)
     assert same(last_weights(folder), engine.fit(recipe, splits).state_dict())
+
+
+@pytest.mark.usefixtures("alone", "mnist")
+def test_a_last_checkpoint_that_is_lost_fails_the_run(
+    storage: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Damaging(terminal.TrainingDisplay):
+        def epoch(self, metrics: dict[str, Any]) -> None:
+            os.truncate(storage / "it" / tables.checkpoint_name(1) / checkpoint.FILE, 100)
+
+    flags = [*SMALL, "--epochs", "1", "--storage", str(storage), "--name", "it"]
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal, "TrainingDisplay", Damaging)
+        assert errors.run(train.main, flags) == 1
+    assert "the checkpoint of the last epoch is missing or damaged" in capfd.readouterr().err
+    assert tables.read(storage / "it")["status"].to_pylist() == ["failed"]
+    assert errors.run(train.main, [*flags, "--resume"]) == 0
+    assert tables.read(storage / "it")["status"].to_pylist() == ["ok"]
 
 
 @pytest.mark.usefixtures("ray_cluster")
