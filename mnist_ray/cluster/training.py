@@ -128,7 +128,8 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
         best, last = tables.best_epoch(epochs), folder / epochs[-1]["checkpoint"]
         row = write(checkpoint=best["checkpoint"])
         if splits.scored_on == "holdout":
-            score = learn.score_test(last, mnist)
+            with torch.random.fork_rng():  # building a network draws its weights
+                score = learn.score_test(last, mnist)
             row = write(checkpoint=best["checkpoint"], **tables.scores("test", score._asdict()))
     show.end(row, folder, last=last)
     return row

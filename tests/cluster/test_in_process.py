@@ -48,7 +48,9 @@ def test_a_run_starts_no_ray_and_ends_with_the_bits_of_plain_python(
     for name, value in {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "::1", "MASTER_PORT": "9"}.items():
         monkeypatch.setenv(name, value)
     flags = [*SMALL, *MORE, "--storage", str(home), "--name", "it"]
+    random_state = torch.random.get_rng_state()
     assert errors.run(train.main, flags) == 0
+    assert torch.equal(torch.random.get_rng_state(), random_state)
     assert not ray.is_initialized()
     assert os.environ["WORLD_SIZE"] == "2"
     shown = capfd.readouterr()
