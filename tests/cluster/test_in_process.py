@@ -109,6 +109,20 @@ def test_a_last_checkpoint_that_is_lost_fails_the_run(
     assert tables.read(storage / "it")["status"].to_pylist() == ["ok"]
 
 
+@pytest.mark.usefixtures("alone", "mnist")
+def test_a_run_whose_output_is_closed_says_that_it_failed(storage: Path) -> None:
+    flags = [*SMALL, "--epochs", "40", "--storage", str(storage), "--name", "it"]
+    command = [sys.executable, "-u", "-m", "mnist_ray.train", *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as run:  # type: ignore[call-overload]
+        while not run.stdout.readline().startswith("epoch"):
+            assert run.poll() is None
+        run.stdout.close()
+        assert run.stderr.read() == "error: training stopped: its output was closed\n"
+    assert run.returncode == 1
+    assert tables.read(storage / "it")["status"].to_pylist() == ["failed"]
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_goes_on_in_this_process_and_on_workers(storage: Path, mnist: Mnist) -> None:
     flags = [*SMALL, *MORE, "--storage", str(storage), "--name", "it"]
