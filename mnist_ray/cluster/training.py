@@ -111,20 +111,27 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
                         _fit_here(trainer(mnist=mnist, tell=on_message, in_process=True))
                     else:
                         _fit_on_workers(trainer, ray.put(mnist), on_message, on_wait)
+                    epochs = _with_checkpoints(folder, epochs)
+                    if not epochs[-1]["checkpoint"]:
+                        raise RunFailed(
+                            "the checkpoint of the last epoch is missing or damaged; resume the run"
+                            " to train again what is lost."
+                        )
             except (RunFailed, KeyboardInterrupt) as error:
                 if started:
                     with contextlib.suppress(OSError):  # the disk may be full
                         write(status=Status.FAILED, error=str(error) or "interrupted")
                 show.stopped(tables.resume_flags(folder, run, settings, recorded))
                 raise
-    epochs = _with_checkpoints(folder, epochs)
-    # Ray Train does not know, and so does not delete, checkpoints from before an interruption.
-    tables.prune(folder, [folder], epochs)
-    best, last = tables.best_epoch(epochs), folder / epochs[-1]["checkpoint"]
-    row = write(checkpoint=best["checkpoint"])
-    if splits.scored_on == "holdout":
-        score = learn.score_test(last, mnist)
-        row = write(checkpoint=best["checkpoint"], **tables.scores("test", score._asdict()))
+    with errors.explain_storage_errors(folder):
+        # Ray Train does not know, and so does not delete, checkpoints from before an interruption.
+        tables.prune(folder, [folder], epochs)
+        best, last = tables.best_epoch(epochs), folder / epochs[-1]["checkpoint"]
+        row = write(checkpoint=best["checkpoint"])
+        if splits.scored_on == "holdout":
+            with torch.random.fork_rng():  # building a network draws its weights
+                score = learn.score_test(last, mnist)
+            row = write(checkpoint=best["checkpoint"], **tables.scores("test", score._asdict()))
     show.end(row, folder, last=last)
     return row
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mnist_ray.config import Recipe, Resources
+from mnist_ray.errors import RunFailed
 from mnist_ray.storage import Place
 from mnist_ray.terminal import command
 
@@ -24,11 +25,18 @@ SCORED_ON = {"holdout": "held-out", "test": "test"}
 """What the images are called, by the value of the column `scored_on`."""
 
 
-def console() -> Console:
+def console(kind: type[Console] = Console) -> Console:
     """Return a console that prints to stdout. It leaves long lines to the terminal to wrap, so that
     a path can be copied."""
     # No markup: a path or an error may have brackets.
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return kind(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class _TrainingConsole(Console):
+    def on_broken_pipe(self) -> None:
+        with contextlib.suppress(SystemExit):  # would end the command without a word
+            super().on_broken_pipe()
+        raise RunFailed("its output was closed")
 
 
 class Display:
@@ -63,6 +71,7 @@ class Training(Display):
 
     def __init__(self) -> None:
         super().__init__()
+        self.console = console(_TrainingConsole)
         self.live = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -133,20 +142,21 @@ class Training(Display):
         )
 
     def end(self, row: dict[str, Any], folder: Place, last: Place) -> None:
-        self.console.print(
-            f"\n{row['status']}: {SCORED_ON[row['scored_on']]} accuracy"
-            f" {row['final_accuracy']:.2%} after the last epoch, {row['best_accuracy']:.2%} at its"
-            f" best (epoch {row['best_epoch']}), scored after every epoch"
-        )
-        if row["scored_on"] == "holdout":
+        with contextlib.suppress(RunFailed):  # the run is done, though nobody reads this
             self.console.print(
-                f"test accuracy {row['test_accuracy']:.2%} after the last epoch, scored once"
+                f"\n{row['status']}: {SCORED_ON[row['scored_on']]} accuracy"
+                f" {row['final_accuracy']:.2%} after the last epoch, {row['best_accuracy']:.2%} at"
+                f" its best (epoch {row['best_epoch']}), scored after every epoch"
             )
-        self.console.print(
-            f"{row['train_seconds']:.0f} s of training, {row['total_seconds']:.0f} s in all\n"
-            f"last checkpoint  {last}\nbest checkpoint  {folder / row['checkpoint']}\n\n"
-            f"Next: {command.typed('evaluate', str(last))}"
-        )
+            if row["scored_on"] == "holdout":
+                self.console.print(
+                    f"test accuracy {row['test_accuracy']:.2%} after the last epoch, scored once"
+                )
+            self.console.print(
+                f"{row['train_seconds']:.0f} s of training, {row['total_seconds']:.0f} s in all\n"
+                f"last checkpoint  {last}\nbest checkpoint  {folder / row['checkpoint']}\n\n"
+                f"Next: {command.typed('evaluate', str(last))}"
+            )
 
 
 def described_workers(workers: int, per_worker: WorkerResources, in_process: bool = False) -> str:

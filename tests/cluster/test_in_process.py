@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 import torch
 
-from mnist_ray import errors, tables, train
+from mnist_ray import errors, tables, terminal, train
 from mnist_ray.config import Recipe
 from mnist_ray.learn import checkpoint, data, engine, process
 from mnist_ray.learn.data import Mnist
@@ -47,7 +48,9 @@ def test_a_run_starts_no_ray_and_ends_with_the_bits_of_plain_python(
     for name, value in {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "::1", "MASTER_PORT": "9"}.items():
         monkeypatch.setenv(name, value)
     flags = [*SMALL, *MORE, "--storage", str(home), "--name", "it"]
+    random_state = torch.random.get_rng_state()
     assert errors.run(train.main, flags) == 0
+    assert torch.equal(torch.random.get_rng_state(), random_state)
     assert not ray.is_initialized()
     assert os.environ["WORLD_SIZE"] == "2"
     shown = capfd.readouterr()
@@ -86,6 +89,38 @@ def test_a_killed_run_goes_on_with_the_same_bits(storage: Path, mnist: Mnist) ->
     recipe = Recipe(train_size=3000, holdout=101, epochs=4)
     splits = data.split(mnist, 101, 3000)
     assert same(last_weights(folder), engine.fit(recipe, splits).state_dict())
+
+
+@pytest.mark.usefixtures("alone", "mnist")
+def test_a_last_checkpoint_that_is_lost_fails_the_run(
+    storage: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Damaging(terminal.TrainingDisplay):
+        def epoch(self, metrics: dict[str, Any]) -> None:
+            os.truncate(storage / "it" / tables.checkpoint_name(1) / checkpoint.FILE, 100)
+
+    flags = [*SMALL, "--epochs", "1", "--storage", str(storage), "--name", "it"]
+    with monkeypatch.context() as patch:
+        patch.setattr(terminal, "TrainingDisplay", Damaging)
+        assert errors.run(train.main, flags) == 1
+    assert "the checkpoint of the last epoch is missing or damaged" in capfd.readouterr().err
+    assert tables.read(storage / "it")["status"].to_pylist() == ["failed"]
+    assert errors.run(train.main, [*flags, "--resume"]) == 0
+    assert tables.read(storage / "it")["status"].to_pylist() == ["ok"]
+
+
+@pytest.mark.usefixtures("alone", "mnist")
+def test_a_run_whose_output_is_closed_says_that_it_failed(storage: Path) -> None:
+    flags = [*SMALL, "--epochs", "40", "--storage", str(storage), "--name", "it"]
+    command = [sys.executable, "-u", "-m", "mnist_ray.train", *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as run:  # type: ignore[call-overload]
+        while not run.stdout.readline().startswith("epoch"):
+            assert run.poll() is None
+        run.stdout.close()
+        assert run.stderr.read() == "error: training stopped: its output was closed\n"
+    assert run.returncode == 1
+    assert tables.read(storage / "it")["status"].to_pylist() == ["failed"]
 
 
 @pytest.mark.usefixtures("ray_cluster")
