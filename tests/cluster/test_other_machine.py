@@ -41,7 +41,7 @@ def interrupted(output: Path, command: str, *flags: str, when: str, where: Path)
 def test_a_study_goes_on_with_as_many_trials_as_fit(
     storage: Path, tmp_path: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--search", "tpe", "--num-trials", "9", "--epochs", "2", "--train-size", "6000"]
+    flags = ["--search", "tpe", "--num-trials", "9", "--epochs", "2", "--train-size", "2000"]
     flags = [*flags, "--scheduler", "fifo", "--confirm", "0", "--storage", str(storage)]
     with machine(6):
         begin = [*flags, "--max-concurrent", "6", "--name"]

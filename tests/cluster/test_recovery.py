@@ -28,7 +28,7 @@ from mnist_ray.storage import Place
 pytestmark = pytest.mark.recovery
 
 # About a second an epoch.
-STUDY = ["--train-size", "6000", "--epochs", "3", "--num-trials", "4", "--scheduler", "fifo"]
+STUDY = ["--train-size", "3000", "--epochs", "3", "--num-trials", "4", "--scheduler", "fifo"]
 STUDY = [*STUDY, "--confirm", "0", "--seed", "3"]
 SAME = ("phase", "status", "lr", "momentum", "dropout", "seed", "final_loss", "final_accuracy")
 
