@@ -164,7 +164,10 @@ def _shut_down(folder: Path) -> None:
     if not ray_private._global_node:
         _kill(started)
     # Ray waits a second for its helpers to end. They are written in Python and save nothing.
-    _kill([each for each in _processes(folder) if each.name().startswith("python")])
+    for process in _processes(folder):
+        with contextlib.suppress(psutil.Error):  # it may have just ended
+            if process.name().startswith("python"):
+                _kill([process])
     ray.shutdown()
     _kill(started)
 

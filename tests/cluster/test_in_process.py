@@ -160,10 +160,13 @@ def test_a_run_goes_on_in_this_process_and_on_workers(storage: Path, mnist: Mnis
     [
         (["--in-process", "--num-workers", "2"], "in_process is on, but num_workers is 2"),
         (["--cpus-per-worker", "1000"], "1 workers with 1000 CPUs each need 1000 CPUs"),
-        (["--use-gpu"], "use_gpu is on, but 1 workers need 1 GPUs and there are"),
+        pytest.param(
+            ["--use-gpu"],
+            "use_gpu is on, but 1 workers need 1 GPUs and there are",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
+        ),
     ],
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_what_a_process_cannot_do(
     flags: list[str], says: str, storage: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
