@@ -1,6 +1,6 @@
-"""Write the table of accuracies in README.md from the records: `python experiments/table.py`.
+"""Write the tables of accuracies in README.md and docs/: `python experiments/table.py`.
 
-The table lies between two marks. A test checks that it is up to date.
+A table lies between two marks. A test checks that it is up to date.
 """
 
 import re
@@ -13,7 +13,6 @@ import pandas as pd
 from mnist_ray import search
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
 MARKS = ("<!-- experiments/table.py -->\n", "<!-- end -->\n")
 TEST_IMAGES = 10_000
 
@@ -87,18 +86,24 @@ REFERENCES = {each.arithmetic: each for each in (SEED, SEED_BF16)}
 RECIPES = {"seed.yaml": SEED, "fast.yaml": FAST, "best.yaml": BEST}
 
 
-def table() -> str:
+PAGES = {"README.md": RECORDS, "docs/results.md": RECORDS}
+"""The records in the table of each page."""
+
+
+def table(page: str) -> str:
+    """Return the table of a page, whose links lead from the page's folder."""
+    up = "../" * page.count("/")
     lines = [
         "| recipe | epochs | arithmetic | test accuracy after the last epoch | n"
         " | against the reference | record |",
         "| --- | ---: | --- | --- | ---: | --- | --- |",
         f"| {PUBLISHED} | 20 | fp32 | {described([0.9941])} | 1 | | |",
     ]
-    for record in RECORDS:
+    for record in PAGES[page]:
         ours = record.accuracies()
         reference = REFERENCES[record.arithmetic]
         folders = dict.fromkeys(name.partition("/")[0] for name in record.tables)
-        links = ", ".join(f"[{each}](experiments/{each}/README.md)" for each in folders)
+        links = ", ".join(f"[{each}]({up}experiments/{each}/README.md)" for each in folders)
         against = compared(ours, reference.accuracies()) if record is not reference else ""
         lines.append(
             f"| {record.recipe} | {record.epochs} | {record.arithmetic} | {described(ours)}"
@@ -129,11 +134,13 @@ def compared(ours: list[float], reference: list[float]) -> str:
 def between_marks(text: str) -> re.Match[str]:
     begin, end = MARKS
     match = re.search(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", text, re.DOTALL)
-    assert match, f"{README} lacks the marks {MARKS}"
+    assert match, f"the page lacks the marks {MARKS}"
     return match
 
 
 if __name__ == "__main__":
-    text = README.read_text()
-    start, end = between_marks(text).span()
-    README.write_text(text[:start] + table() + text[end:])
+    for page in PAGES:
+        file = HERE.parent / page
+        text = file.read_text()
+        start, end = between_marks(text).span()
+        file.write_text(text[:start] + table(page) + text[end:])

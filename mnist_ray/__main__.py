@@ -2,15 +2,20 @@
 
 import importlib
 import sys
+from collections.abc import Sequence
 
-from mnist_ray import errors
-from mnist_ray.terminal import typed
+from mnist_ray import __version__, errors
+from mnist_ray.terminal import completion, typed
 
 COMMANDS = {
     "train": "train once, with Ray Train; without flags, the reference recipe",
     "tune": "search hyperparameters, with Ray Tune",
     "results": "show what studies and training runs found",
     "evaluate": "score a checkpoint, image by image",
+}
+OPTIONS = {
+    "--version": "show the version",
+    "--completion SHELL": "print a script that completes commands and flags in bash, zsh or fish",
 }
 
 
@@ -21,12 +26,27 @@ def main() -> int:
         return errors.run(
             lambda argv: importlib.import_module(f"mnist_ray.{command}").main(argv), argv
         )
-    lines = (f"  {name:<10} {text}" for name, text in COMMANDS.items())
-    print(f"usage: {typed('COMMAND')} [--help] ...", "", *lines, sep="\n")
+    if command == "--completion":
+        return errors.run(_print_completion, argv)
+    if command == "--version":
+        print(f"mnist_ray {__version__}")
+        return 0
+    print(f"usage: {typed('COMMAND')} [--help] ...\n")
+    for names in (COMMANDS, OPTIONS):
+        width = max(map(len, names))
+        print(*(f"  {name:<{width}}  {text}" for name, text in names.items()), "", sep="\n")
     if command in ("-h", "--help"):
         return 0
-    print(f"\nerror: {command} is not a command.", file=sys.stderr)
+    print(f"error: {command} is not a command.", file=sys.stderr)
     return 2
+
+
+def _print_completion(argv: Sequence[str]) -> None:
+    commands = {
+        name: (text, importlib.import_module(f"mnist_ray.{name}").parser())
+        for name, text in COMMANDS.items()
+    }
+    print(completion(commands, *argv[:1]))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, shown
+from mnist_ray.storage import Place, place
 
 TRAIN_IMAGES = 60_000
 """Images in MNIST's training set; `holdout` and `train_size` are parts of it."""
+
+RECIPES = {path.stem: path for path in sorted(Path(__file__).parent.glob("learn/recipes/*.yaml"))}
+"""The recipe files that come with the package, by the names that `--config` takes."""
 
 
 class Recipe(Config):
@@ -168,6 +172,25 @@ def check_batch(recipe: Recipe, resources: Resources) -> None:
         )
 
 
+def config_file(text: str) -> Place:
+    """Return the file that `--config` names: a file's path or URI, or else one of RECIPES. Raises
+    UserError where there is neither."""
+    file = place("config", text)
+    if not isinstance(file, Path):
+        return file
+    try:
+        if text in RECIPES and not file.is_file():
+            return RECIPES[text]
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"config {text} is neither a file nor one of the recipes {', '.join(RECIPES)}."
+        ) from None
+    except OSError:
+        pass  # whoever reads the file says why it cannot be read
+    return file
+
+
 Location = Annotated[str, BeforeValidator(lambda at: str(at) if isinstance(at, Path) else at)]
 
 
@@ -237,7 +260,11 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 class TuneConfig(Config):
     """The settings of a study: which configurations it tries, and how long each one trains."""
 
-    groups: ClassVar = {"num_trials": "study"}
+    groups: ClassVar = {
+        "num_trials": "study (configurations)",
+        "keep": "study (phases and time)",
+        "space": "study (space and trials)",
+    }
 
     num_trials: int | None = Field(
         None,

@@ -12,10 +12,8 @@ if TYPE_CHECKING:
     from mnist_ray.learn import ScoreReport
 
 
-def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog=terminal.typed("evaluate"), description="Score a checkpoint, image by image."
-    )
+def parser() -> argparse.ArgumentParser:
+    parser = terminal.command_parser("evaluate", "Score a checkpoint, image by image.")
     parser.add_argument("checkpoint", help="Folder or URI of a checkpoint.")
     parser.add_argument(
         "--on",
@@ -38,7 +36,11 @@ def main(argv: Sequence[str]) -> None:
         help="How many mistakes to list (at least 0; default: %(default)s).",
     )
     parser.add_argument("--verbose", action="store_true", help="Show the traceback of an error.")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    args = parser().parse_args(argv)
     if args.worst < 0:
         raise errors.UserError(f"worst is {args.worst}, but must be at least 0.")
     from mnist_ray import learn  # after the flags: torch takes seconds to import

@@ -41,11 +41,8 @@ def load(folders: Sequence[Place], name: str) -> dict[Place, pa.Table]:
     return found
 
 
-def main(argv: Sequence[str]) -> None:
-    """Print the table that the flags in `argv` ask for, or write a report."""
-    parser = argparse.ArgumentParser(
-        prog=terminal.typed("results"), description="Show what studies and training runs found."
-    )
+def parser() -> argparse.ArgumentParser:
+    parser = terminal.command_parser("results", "Show what studies and training runs found.")
     parser.add_argument(
         "path", nargs="*", help="Folders of runs, or URIs (default: the newest run)."
     )
@@ -80,7 +77,13 @@ def main(argv: Sequence[str]) -> None:
         "--report", type=Path, metavar="FILE", help="Write a page of figures (HTML) instead."
     )
     parser.add_argument("--verbose", action="store_true", help="Show the traceback of an error.")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print the table that the flags in `argv` ask for, or write a report."""
+    flags = parser()
+    args = flags.parse_args(argv)
     import pyarrow as pa
 
     from mnist_ray import tables
@@ -95,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     folders = folders or [tables.newest_run(STORAGE if args.storage is None else args.storage)]
     if args.report:
         for flag in ("top", "sort", "format", "where", "over_seeds", "epochs"):
-            if getattr(args, flag) != parser.get_default(flag):
+            if getattr(args, flag) != flags.get_default(flag):
                 raise errors.UserError(
                     f"{flag} is set, but report shows whole runs; leave one of them out."
                 )

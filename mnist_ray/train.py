@@ -1,5 +1,6 @@
 """Train once: `python -m mnist_ray.train`. Reads the flags and calls `cluster.train`."""
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from mnist_ray import errors, terminal
@@ -7,16 +8,16 @@ from mnist_ray.config import Recipe, Resources, TrainRunConfig
 from mnist_ray.errors import RunFailed
 from mnist_ray.search import Status
 
+CLASSES = (Recipe, Resources, TrainRunConfig)
+DESCRIPTION = "Train the network once; without flags, with the reference recipe."
+
+
+def parser() -> ArgumentParser:
+    return terminal.flags_parser("train", *CLASSES, description=DESCRIPTION)
+
 
 def main(argv: Sequence[str]) -> None:
-    recipe, needs, run = terminal.parse_flags(
-        argv,
-        "train",
-        Recipe,
-        Resources,
-        TrainRunConfig,
-        description="Train the network once; without flags, with the reference recipe.",
-    )
+    recipe, needs, run = terminal.parse_flags(argv, "train", *CLASSES, description=DESCRIPTION)
     show = terminal.TrainingDisplay()
     with show.waiting("loading PyTorch and Ray"):  # after the flags, because it takes seconds
         from mnist_ray.cluster import train

@@ -1,5 +1,6 @@
 """Bad input to a command: exit code 2, one or two sentences, no traceback, nothing left behind."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_ray import errors, evaluate, train, tune
+import mnist_ray
+from mnist_ray import __main__, errors, evaluate, search, train, tune
 from mnist_ray.learn.data import Mnist
 
 COMMANDS = {"train": train.main, "tune": tune.main, "evaluate": evaluate.main}
@@ -20,7 +22,12 @@ COMMANDS = {"train": train.main, "tune": tune.main, "evaluate": evaluate.main}
         ("train --momentum -1", "momentum is -1, but must be a number, at least 0, below 1."),
         ("train --batch-size 0", "batch_size is 0, but must be a whole number, at least 1"),
         ("train --name ../x", "name is ../x, but must be letters, digits, dots"),
-        ("train --config {tmp}/none.yaml", "none.yaml cannot be read: No such file"),
+        (
+            "train --config {tmp}/none.yaml",
+            "none.yaml is neither a file nor one of the recipes",
+        ),
+        ("train --config bset", "neither a file nor one of the recipes best, fast, reference."),
+        ("tune --config {tmp}/damaged", "damaged cannot be read: Is a directory"),
         ("train --data-dir {tmp}/damaged", "t10k-images-idx3-ubyte is damaged"),
         ("train --storage {tmp}/file --name x", "storage {tmp}/file cannot be used"),
         ("train --storage {tmp} --name damaged", "name damaged is taken"),
@@ -57,6 +64,40 @@ def test_bad_input(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("command", list(__main__.COMMANDS))
+def test_every_command_knows_its_version(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"mnist_ray.{command}").main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"mnist_ray {mnist_ray.__version__}\n"
+
+
+COMPLETE = r"""
+source ./script
+[[ $(complete -p mnist-ray) =~ -F\ ([^ ]*) ]]
+complete=${{BASH_REMATCH[1]}}
+COMP_WORDS=({line} "")
+COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
+$complete
+echo "${{COMPREPLY[@]}}"
+"""
+
+
+def test_bash_completes_commands_flags_and_choices(tmp_path: Path) -> None:
+    script = run("-m", "mnist_ray", "--completion", "bash")
+    (tmp_path / "script").write_text(script.stdout)
+
+    def completed(line: str) -> set[str]:
+        words = ["bash", "--norc", "-c", COMPLETE.format(line=line)]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return set(done.stdout.split())
+
+    assert completed("mnist-ray") >= set(__main__.COMMANDS)
+    assert completed("mnist-ray tune --scheduler") == set(search.SCHEDULERS)
+    assert completed("mnist-ray results") >= {"script"}  # a file
+
+
 @pytest.mark.parametrize("flag", ["--droput", "--drop"])
 def test_an_unknown_flag(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -76,6 +117,10 @@ def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
     [
         (["-m", "mnist_ray"], 0),
         (["-m", "mnist_ray", "--help"], 0),
+        (["-m", "mnist_ray", "--version"], 0),
+        (["-m", "mnist_ray", "--completion", "bash"], 0),
+        (["-m", "mnist_ray", "--completion"], 2),
+        (["-m", "mnist_ray", "--completion", "sh"], 2),
         (["-m", "mnist_ray", "fly"], 2),
         (["-m", "mnist_ray", "train", "--lr", "0"], 2),
         (["-m", "mnist_ray.results", "--top", "0"], 2),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from mnist_ray import errors, search, train, tune
 from mnist_ray.config import (
+    RECIPES,
     STUDY_RECIPE,
     PerWorker,
     Recipe,
@@ -21,8 +22,6 @@ from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, parse_yaml, read_yaml
 from mnist_ray.terminal import flags
 
-REPOSITORY = Path(__file__).parent.parent
-
 
 def parse(*argv: str, **options: object) -> list:
     return flags.parse(
@@ -31,7 +30,7 @@ def parse(*argv: str, **options: object) -> list:
 
 
 def test_defaults_are_the_reference_recipe() -> None:
-    recipe = read_yaml(REPOSITORY / "experiments" / "seed.yaml")
+    recipe = read_yaml(RECIPES["reference"])
     assert Recipe(**recipe) == Recipe()
     assert (Recipe().epochs, Recipe().holdout) == (20, 0)
     # A study around it must not inherit a choice of held-out images.
@@ -142,7 +141,7 @@ def test_help_shows_the_flags_in_groups(capsys: pytest.CaptureFixture[str]) -> N
         with pytest.raises(SystemExit):
             main(["--help"])
         options, *titled = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.M)[2:]
-        assert re.findall(r"^  (--[a-z-]+)", options, re.M) == ["--config"]
+        assert re.findall(r"^  (--[a-z-]+)", options, re.M) == ["--version", "--config"]
         groups[main] = {
             title: re.findall(r"^  (--[a-z-]+)", text, re.M)
             for title, text in zip(titled[::2], titled[1::2], strict=True)
@@ -151,12 +150,13 @@ def test_help_shows_the_flags_in_groups(capsys: pytest.CaptureFixture[str]) -> N
         recipe = [flag for title in flags_of if "recipe" in title for flag in flags_of[title]]
         assert recipe == [f"--{name.replace('_', '-')}" for name in Recipe.model_fields]
         assert list(flags_of)[-2:] == ["resources", "run"]
-        assert ("study" in flags_of) == (main is tune.main)
+        # The flags of a study come first: whoever types --help after tune looks for them.
+        assert next(iter(flags_of)).startswith("study") == (main is tune.main)
     assert groups[train.main]["resources"] == [
         *("--cpus-per-worker", "--use-gpu", "--num-workers", "--min-workers")
     ]
     assert groups[tune.main]["resources"] == ["--cpus-per-worker", "--use-gpu"]
-    assert groups[tune.main]["study"][0] == "--num-trials"
+    assert next(iter(groups[tune.main].values()))[0] == "--num-trials"
 
 
 def test_a_group_begins_at_a_field() -> None:
@@ -313,8 +313,21 @@ def test_a_per_cent_sign_in_a_description_is_shown(capsys: pytest.CaptureFixture
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read: No such file"):
-        parse("--config", str(tmp_path / "none.yaml"))
+    missing = tmp_path / "none.yaml"
+    with pytest.raises(UserError, match=f"config {missing} is neither a file nor one of the rec"):
+        parse("--config", str(missing))
+
+
+def test_a_recipe_of_the_package_is_taken_by_its_name_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best").mkdir()  # a run's folder, for example
+    for name, file in RECIPES.items():
+        assert parse("--config", name)[0] == Recipe(**read_yaml(file)), name
+        assert name in flags.parser("train", Recipe, RunConfig, description="d").format_help()
+    (tmp_path / "fast").write_text("epochs: 7\n")
+    assert parse("--config", "fast")[0] == Recipe(epochs=7)
 
 
 def test_an_abbreviated_or_unknown_flag_is_refused() -> None:

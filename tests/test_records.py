@@ -22,9 +22,11 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_the_readme_has_the_table_of_the_records() -> None:
+def test_the_pages_have_the_tables_of_the_records() -> None:
     table = script("table")
-    assert table.between_marks((REPOSITORY / "README.md").read_text())[0] == table.table()
+    for page in table.PAGES:
+        text = (REPOSITORY / page).read_text()
+        assert table.between_marks(text)[0] == table.table(page), page
 
 
 def test_one_evaluation_has_wilsons_interval() -> None:

@@ -1,12 +1,14 @@
 """The results: the rows and tables of a run, their views, the report, and the run's folder.
 
 Never imports torch or Ray, so a table opens at once. Plotly and Optuna are imported for a report,
-pandas for a report or a condition on rows.
+pandas for a report or a condition on rows. A report needs the extra `report`.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from mnist_ray.errors import UserError
 from mnist_ray.storage import Place
 from mnist_ray.tables.machine import provenance
 from mnist_ray.tables.rows import (
@@ -57,7 +59,14 @@ from mnist_ray.tables.views import BEST, over_seeds, ranked, render, summary, wh
 
 def write_report(folders: Sequence[Place], path: Path) -> Path:
     """Write a report of the runs in `folders` to the file `path`, whole or not at all, and return
-    its full path. Raises UserError if a table cannot be read or the file cannot be written."""
+    its full path. Raises UserError if a table cannot be read, if the file cannot be written, or if
+    a package is missing that only reports need."""
+    for package in ("plotly", "sklearn"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"report is {path}, but {package} is not installed; pip install"
+                " 'mnist_ray[report]'."
+            )
     from mnist_ray.tables import report  # Plotly, pandas and Optuna take seconds to import
 
     return report.write(folders, path)

@@ -1,12 +1,30 @@
-"""Commands to copy, written so that they work in the user's own shell."""
+"""Commands: the parser that each one starts from, and commands to copy, written so that they work
+in the user's own shell."""
 
+import argparse
 import os
 import shlex
 import shutil
 import sys
+from typing import Any
+
+import mnist_ray
 
 SCRIPT = "mnist-ray"
 """The command that pip installs."""
+
+
+def parser(name: str, description: str, **options: Any) -> argparse.ArgumentParser:
+    """Return a parser for the command `name` that knows --help and --version. `options` are those
+    of ArgumentParser."""
+    made = argparse.ArgumentParser(
+        prog=typed(name), description=description, allow_abbrev=False, **options
+    )
+    version = f"mnist_ray {mnist_ray.__version__}"
+    made.add_argument(
+        "--version", action="version", version=version, help="show the version and exit"
+    )
+    return made
 
 
 def typed(name: str, *words: str) -> str:

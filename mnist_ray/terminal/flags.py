@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_ray import search, storage
-from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, Seconds, check_batch
+from mnist_ray import search
+from mnist_ray.config import (
+    RECIPES,
+    PerWorker,
+    Recipe,
+    Resources,
+    RunConfig,
+    Seconds,
+    check_batch,
+    config_file,
+)
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, bounds, build, read_yaml, shown
 from mnist_ray.terminal import command
@@ -35,12 +44,39 @@ METAVARS = {
 """How `--help` writes the value of a flag, where the type of the field does not say it."""
 
 
+NO_DEFAULTS: Mapping[str, Any] = types.MappingProxyType({})
+
+
+def parser(
+    kind: str,
+    *classes: type[Config],
+    description: str,
+    defaults: Mapping[str, Any] = NO_DEFAULTS,
+) -> argparse.ArgumentParser:
+    """Return the parser of the command `kind`, with a flag for each field of `classes`. `defaults`
+    win over the defaults of the fields."""
+    made = command.parser(kind, description, usage="%(prog)s [-h] [--FLAG VALUE ...]")
+    made.add_argument(
+        "--config",
+        metavar="FILE|URI|NAME",
+        help="YAML file with a value for any of the fields below, like `batch_size: 64`, or a"
+        f" recipe by its name: {', '.join(RECIPES)}. A flag wins over it.",
+    )
+    group: argparse._ActionsContainer = made
+    for cls in classes:
+        for name, field in cls.model_fields.items():
+            if title := cls.groups.get(name):
+                group = made.add_argument_group(title)
+            _add_flag(group, name, field, defaults)
+    return made
+
+
 def parse(
     argv: Sequence[str],
     kind: str,
     *classes: type[Config],
     description: str,
-    defaults: Mapping[str, Any] = types.MappingProxyType({}),
+    defaults: Mapping[str, Any] = NO_DEFAULTS,
 ) -> list[Any]:
     """Return one validated config per class, from the flags `argv` of the command `kind`. One of
     the classes is a RunConfig.
@@ -51,27 +87,11 @@ def parse(
     """
     owners = {name: cls for cls in classes for name in cls.model_fields}
     fields = {name: cls.model_fields[name] for name, cls in owners.items()}
-    parser = argparse.ArgumentParser(
-        prog=command.typed(kind),
-        usage="%(prog)s [-h] [--FLAG VALUE ...]",
-        description=description,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config",
-        metavar="FILE|URI",
-        help="YAML file with a value for any of the fields below, like `batch_size: 64`; a flag"
-        " wins over it.",
-    )
-    group: argparse._ActionsContainer = parser
-    for name, field in fields.items():
-        if title := owners[name].groups.get(name):
-            group = parser.add_argument_group(title)
-        _add_flag(group, name, field, defaults)
-    flags = vars(parser.parse_args(argv))
+    arguments = parser(kind, *classes, description=description, defaults=defaults)
+    flags = vars(arguments.parse_args(argv))
     file = flags.pop("config")
     texts = [name for name, field in fields.items() if {str, Path} & {*_kinds(field)}]
-    given = read_yaml(storage.place("config", file), texts) if file else {}
+    given = read_yaml(config_file(file), texts) if file else {}
     given |= {name: value for name, value in flags.items() if value is not None}
     if flags.get("space"):
         given["space"] = _space(flags["space"])

@@ -350,6 +350,23 @@ def test_the_command_writes_the_whole_report_or_says_why_not(
     assert not list(tmp_path.glob(".report*"))
 
 
+@pytest.mark.parametrize("package", ["plotly", "sklearn"])
+def test_without_the_extra_report_a_table_is_shown_and_a_report_is_not(
+    package: str,
+    study: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    assert errors.run(results.main, [str(study)]) == 0
+    page = tmp_path / "page.html"
+    assert errors.run(results.main, [str(study), "--report", str(page)]) == 2
+    says = f"error: report is {page}, but {package} is not installed; pip install"
+    assert capsys.readouterr().err.endswith(f"{says} 'mnist_ray[report]'.\n")
+    assert not page.exists()
+
+
 def test_the_report_needs_neither_torch_nor_ray() -> None:
     code = "import mnist_ray.tables.report, sys; print({'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
