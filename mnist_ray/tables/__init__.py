@@ -6,7 +6,9 @@ pandas for a report or a condition on rows.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mnist_ray.search import Plan
 from mnist_ray.storage import Place
 from mnist_ray.tables.machine import provenance
 from mnist_ray.tables.rows import (
@@ -25,6 +27,7 @@ from mnist_ray.tables.rows import (
 )
 from mnist_ray.tables.run_folder import (
     BEST_RECIPE,
+    JOURNAL,
     WORKERS,
     checkpoint_name,
     checkpoints,
@@ -54,6 +57,16 @@ from mnist_ray.tables.schema import (
 )
 from mnist_ray.tables.views import BEST, over_seeds, ranked, render, summary, where
 
+if TYPE_CHECKING:
+    from mnist_ray.tables.journal import Journal
+
+
+def study_journal(folder: Place, plan: Plan) -> "Journal":
+    """Return the journal of the study in `folder`, which writes nothing before it is updated."""
+    from mnist_ray.tables.journal import Journal  # Optuna takes a quarter of a second to import
+
+    return Journal(folder / JOURNAL, plan)
+
 
 def write_report(folders: Sequence[Place], path: Path) -> Path:
     """Write a report of the runs in `folders` to the file `path`, whole or not at all, and return
@@ -69,6 +82,7 @@ __all__ = [
     "COLUMNS",
     "EPOCHS",
     "EPOCH_COLUMNS",
+    "JOURNAL",
     "PREDICTIONS",
     "PREDICTION_COLUMNS",
     "SCHEMAS",
@@ -100,6 +114,7 @@ __all__ = [
     "resume_flags",
     "scores",
     "seconds",
+    "study_journal",
     "summary",
     "trial_folders",
     "trial_name",

@@ -29,6 +29,9 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 BEST_RECIPE = "best.yaml"
 """The file of a study's winning recipe."""
 
+JOURNAL = "optuna.log"
+"""The file in which Optuna and its dashboard find a study's trials."""
+
 WORKERS = "workers"
 """The folder, within a study's folder, in which the workers of its trials save checkpoints."""
 
