@@ -79,6 +79,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="Write a page of figures (HTML) instead."
     )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="With --report: write the page anew as trials end, until the runs have ended. A"
+        " browser loads it again by itself.",
+    )
     parser.add_argument("--verbose", action="store_true", help="Show the traceback of an error.")
     args = parser.parse_args(argv)
     import pyarrow as pa
@@ -93,13 +99,23 @@ def main(argv: Sequence[str]) -> None:
         raise errors.UserError("over_seeds is on, but epochs is too; leave one of them out.")
     folders = [storage.place("path", path) for path in args.path]
     folders = folders or [tables.newest_run(STORAGE if args.storage is None else args.storage)]
+    if args.watch and not args.report:
+        raise errors.UserError("watch is on, but report is not; add --report FILE.")
     if args.report:
         for flag in ("top", "sort", "format", "where", "over_seeds", "epochs"):
             if getattr(args, flag) != parser.get_default(flag):
                 raise errors.UserError(
                     f"{flag} is set, but report shows whole runs; leave one of them out."
                 )
-        if not (found := load(folders, tables.TRIALS)):
+        found = load(folders, tables.TRIALS)
+        if args.watch:
+            for number, page in enumerate(
+                tables.watch_report(list(dict.fromkeys(folders)), args.report)
+            ):
+                if not number:
+                    print(page, flush=True)
+            return
+        if not found:
             raise errors.UserError(f"path {folders[0]} has no row yet, and so nothing to report.")
         print(tables.write_report(list(found), args.report))
         return

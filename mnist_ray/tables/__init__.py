@@ -4,7 +4,7 @@ Never imports torch or Ray, so a table opens at once. Plotly and Optuna are impo
 pandas for a report or a condition on rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,17 @@ def write_report(folders: Sequence[Place], path: Path) -> Path:
     return report.write(folders, path)
 
 
+def watch_report(folders: Sequence[Place], path: Path) -> Iterator[Path]:
+    """Write the report to `path` each time that a table changes, until no run of `folders` goes on,
+    and yield its full path each time. While a run goes on, the page loads itself again.
+
+    Raises UserError as `write_report` does, and RunFailed if a run was interrupted.
+    """
+    from mnist_ray.tables import watching
+
+    return watching.watch(folders, path)
+
+
 __all__ = [
     "BEST",
     "BEST_RECIPE",
@@ -120,6 +131,7 @@ __all__ = [
     "trial_name",
     "trial_numbers",
     "trial_row",
+    "watch_report",
     "where",
     "write",
     "write_predictions",

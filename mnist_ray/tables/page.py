@@ -64,12 +64,14 @@ addEventListener('afterprint', () => {
 """
 
 
-def document(title: str, body: str) -> str:
-    """Return the page as HTML. Plotly's script is in it, so it needs nothing from outside."""
+def document(title: str, body: str, reload_every: int | None = None) -> str:
+    """Return the page as HTML. Plotly's script is in it, so it needs nothing from outside. It loads
+    itself again every `reload_every` seconds, if these are given."""
+    reload = f'<meta http-equiv="refresh" content="{reload_every}">' if reload_every else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"{reload}<title>{escape(title)}</title><style>{STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head>\n<body>\n{body}\n"
         f"<script>{SCRIPT}</script></body></html>\n"
     )

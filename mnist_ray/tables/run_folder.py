@@ -127,6 +127,21 @@ def locked(
         yield folder
 
 
+def goes_on(folder: Place) -> bool | None:
+    """Return whether a process works on the run in this folder; None if it cannot be known, because
+    the folder is in a bucket or its file system has no locks."""
+    recorded = [folder / f"{kind}.yaml" for kind in ("train", "tune")]
+    for file in (each for each in recorded if each.is_file()):
+        if not isinstance(file, Path):
+            return None
+        with file.open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                return True if error.errno in LOCKED else None
+    return False
+
+
 LOCKED = (errno.EAGAIN, errno.EACCES)
 """The error numbers that say that another process has locked the file."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
