@@ -97,10 +97,10 @@ def main(argv: Sequence[str]) -> None:
         raise errors.UserError("storage is set, but so are paths; leave one of them out.")
     if args.epochs and args.over_seeds:
         raise errors.UserError("over_seeds is on, but epochs is too; leave one of them out.")
-    folders = [storage.place("path", path) for path in args.path]
-    folders = folders or [tables.newest_run(STORAGE if args.storage is None else args.storage)]
     if args.watch and not args.report:
         raise errors.UserError("watch is on, but report is not; add --report FILE.")
+    folders = [storage.place("path", path) for path in args.path]
+    folders = folders or [tables.newest_run(STORAGE if args.storage is None else args.storage)]
     if args.report:
         for flag in ("top", "sort", "format", "where", "over_seeds", "epochs"):
             if getattr(args, flag) != parser.get_default(flag):

@@ -87,9 +87,13 @@ def render(runs: Sequence[Run]) -> Iterator[str]:
             '<p class="caption">Not all of them can be compared, because they were not scored on'
             " the same images of the same data. Those that cannot are not drawn together.</p>"
         )
-        yield page.definitions(
-            {", ".join(run.name for run in group): group[0].images for group in groups}
-        )
+        yield "<ul>"
+        for group in groups:
+            alike = [other for other in groups if other[0].images == group[0].images]
+            which = f", of data {alike.index(group) + 1}" if len(alike) > 1 else ""
+            names = ", ".join(run.name for run in group)
+            yield f"<li>{escape(names)}: {group[0].images}{which}</li>"
+        yield "</ul>"
     for group in groups:
         if len(group) > 1:
             yield from _together(group)
@@ -150,7 +154,7 @@ def curves(runs: Sequence[Run], column: str) -> go.Figure | None:
         return None
     together = pd.concat(shown)
     figure.update_xaxes(title="epoch", dtick=1 if together["epoch"].max() <= 12 else None)
-    figure.update_layout(showlegend=True)
+    figure.update_layout(showlegend=True, legend_yanchor="bottom")
     if column == "accuracy":
         return axes.accuracy_axis(figure, together["accuracy"])
     figure.update_yaxes(title=column, rangemode="tozero")
@@ -178,7 +182,7 @@ def best_by_cost(studies: Sequence[Run]) -> go.Figure | None:
     if not shown:
         return None
     figure.update_xaxes(title="epochs trained", rangemode="tozero")
-    figure.update_layout(showlegend=True)
+    figure.update_layout(showlegend=True, legend_yanchor="bottom")
     return axes.accuracy_axis(figure, pd.concat(shown))
 
 
@@ -190,7 +194,7 @@ def _winners(runs: Sequence[Run]) -> str:
     """Return the table of the runs' winners as HTML."""
     won = [(run, run.table.take(list(run.best.index))) for run in runs if len(run.best)]
     if not won:
-        return "None yet."
+        return "No table names one: no trial has ended yet, or it is of an earlier version."
     rows = pa.concat_tables([table for _, table in won], promote_options="permissive")
     rows = rows.set_column(
         rows.column_names.index("run"), "run", pa.array([run.name for run, _ in won])
@@ -204,9 +208,9 @@ def _winners(runs: Sequence[Run]) -> str:
         final or ("" if score is None else f"{score:.2%}")
         for final, score in zip(finals, scored, strict=True)
     ]
-    said = [name for name in table.columns if table[name].ne("").any()]
+    table = table.loc[:, table.ne("").any().to_numpy()]  # by place: two columns may be `epochs`
     with pd.option_context("display.max_colwidth", None):  # or pandas cuts long texts
-        html: str = table[said].to_html(index=False, border=0)
+        html: str = table.to_html(index=False, border=0)
     return html
 
 

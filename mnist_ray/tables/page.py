@@ -30,7 +30,9 @@ section { break-inside: avoid } .fields { display: grid; gap: 0 1rem;
 .mistakes figure { margin: 0; text-align: center; font-size: .75rem; break-inside: avoid }
 .mistakes img { width: 100%; max-width: 6rem; image-rendering: pixelated;
   border: 1px solid var(--line) }
-.table { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem }
+ul { margin: .3rem 0; padding-left: 1.2rem }
+.table { overflow-x: auto } .table td { white-space: nowrap }
+table { border-collapse: collapse; font-size: .85rem }
 td, th { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: right }
 """
 

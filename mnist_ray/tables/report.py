@@ -52,9 +52,7 @@ def write(folders: Sequence[Place], path: Path, goes_on: bool = False) -> Path:
 
 def render(folders: Sequence[Place], goes_on: bool = False) -> str:
     """Return the page as HTML."""
-    names = [folder.name for folder in folders]
-    if len(set(names)) < len(names):  # runs of the same name in different places
-        names = [str(folder) for folder in folders]
+    names = _names(folders)
     runs = [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
     parts = [*comparison.render(runs)]
     for folder, run in zip(folders, runs, strict=True):
@@ -63,6 +61,14 @@ def render(folders: Sequence[Place], goes_on: bool = False) -> str:
         note = f"Still running: this page loads itself again every {RELOAD_EVERY} seconds."
         parts.insert(0, f'<p class="caption">{note}</p>')
     return page.document(", ".join(names), "".join(parts), RELOAD_EVERY if goes_on else None)
+
+
+def _names(folders: Sequence[Place]) -> list[str]:
+    """Return the folders' names, with as much of the paths before them as tells them apart."""
+    parts = [str(folder).split("/") for folder in folders]
+    lengths = range(1, max(map(len, parts)) + 1)
+    all_names = (["/".join(each[-length:]) for each in parts] for length in lengths)
+    return next(names for names in all_names if len(set(names)) == len(set(folders)))
 
 
 def _read(folder: Place, name: str) -> comparison.Run:
