@@ -76,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="Write a page of figures (HTML) instead."
     )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="With --report: write the page anew as trials end, until the runs have ended. A"
+        " browser loads it again by itself.",
+    )
     parser.add_argument("--verbose", action="store_true", help="Show the traceback of an error.")
     return parser
 
@@ -94,6 +100,8 @@ def main(argv: Sequence[str]) -> None:
         raise errors.UserError("storage is set, but so are paths; leave one of them out.")
     if args.epochs and args.over_seeds:
         raise errors.UserError("over_seeds is on, but epochs is too; leave one of them out.")
+    if args.watch and not args.report:
+        raise errors.UserError("watch is on, but report is not; add --report FILE.")
     folders = [storage.place("path", path) for path in args.path]
     folders = folders or [tables.newest_run(STORAGE if args.storage is None else args.storage)]
     if args.report:
@@ -102,7 +110,15 @@ def main(argv: Sequence[str]) -> None:
                 raise errors.UserError(
                     f"{flag} is set, but report shows whole runs; leave one of them out."
                 )
-        if not (found := load(folders, tables.TRIALS)):
+        found = load(folders, tables.TRIALS)
+        if args.watch:
+            for number, page in enumerate(
+                tables.watch_report(list(dict.fromkeys(folders)), args.report)
+            ):
+                if not number:
+                    print(page, flush=True)
+            return
+        if not found:
             raise errors.UserError(f"path {folders[0]} has no row yet, and so nothing to report.")
         print(tables.write_report(list(found), args.report))
         return

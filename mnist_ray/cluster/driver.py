@@ -147,6 +147,7 @@ def _search(
             tuner.fit()
     finally:
         recorder.write()  # also what an interrupted study found so far
+        recorder.keep_journal(end=True)
     return recorder
 
 

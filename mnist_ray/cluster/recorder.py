@@ -68,6 +68,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self.why_waiting, self.waiting_launches = why_waiting, waiting_launches
         self.began: dict[int, float] = {}
         self.epochs = epochs
+        self.journal = tables.study_journal(folder, self.plan)
+        self.keeps_journal = True
         self.given_up: Counter[int] = Counter()
         self.looked, self.silent = 0.0, dict[str, float]()
         self.unwritten, self.write_after = False, 0.0
@@ -82,6 +84,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         if now - self.looked < 1:
             return
         self.looked = now
+        if not self.unwritten:
+            self.keep_journal()
         silent = {trial.trial_id: trial for trial in trials if self._may_wait(trial)}
         self.silent = {trial_id: self.silent.get(trial_id, now) for trial_id in silent}
         long = [each for each, since in self.silent.items() if now - since > resources.PATIENCE]
@@ -197,6 +201,23 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         # a trial is in the tables, a resumed study finds its last checkpoint.
         self.unwritten, now = False, time.monotonic()
         self.write_after = now + 20 * (now - began)
+
+    def keep_journal(self, end: bool = False) -> None:
+        """Bring the Optuna journal up to date. It shows what the tables hold, so a study goes on
+        without it. Trials end in it after they are in the tables, so a resumed study ends none
+        twice."""
+        if not self.keeps_journal:
+            return
+        try:
+            self.journal.update(self.plan.rows, self.epochs)
+            if end:
+                self.journal.close(self.plan.winner() if self.plan.done else None)
+        except Exception as error:  # a disk, a bucket, or what another program wrote into the file
+            self.keeps_journal = False
+            self.show.say(
+                f"warning: {self.journal.file} cannot be written, and the study goes on without"
+                f" it: {errors.reason(error)}"
+            )
 
 
 def _why(path: str | None) -> str:

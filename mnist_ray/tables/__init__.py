@@ -5,10 +5,12 @@ pandas for a report or a condition on rows. A report needs the extra `report`.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mnist_ray.errors import UserError
+from mnist_ray.search import Plan
 from mnist_ray.storage import Place
 from mnist_ray.tables.machine import provenance
 from mnist_ray.tables.rows import (
@@ -27,6 +29,7 @@ from mnist_ray.tables.rows import (
 )
 from mnist_ray.tables.run_folder import (
     BEST_RECIPE,
+    JOURNAL,
     WORKERS,
     checkpoint_name,
     checkpoints,
@@ -56,6 +59,16 @@ from mnist_ray.tables.schema import (
 )
 from mnist_ray.tables.views import BEST, over_seeds, ranked, render, summary, where
 
+if TYPE_CHECKING:
+    from mnist_ray.tables.journal import Journal
+
+
+def study_journal(folder: Place, plan: Plan) -> "Journal":
+    """Return the journal of the study in `folder`, which writes nothing before it is updated."""
+    from mnist_ray.tables.journal import Journal  # Optuna takes a quarter of a second to import
+
+    return Journal(folder / JOURNAL, plan)
+
 
 def write_report(folders: Sequence[Place], path: Path) -> Path:
     """Write a report of the runs in `folders` to the file `path`, whole or not at all, and return
@@ -72,12 +85,24 @@ def write_report(folders: Sequence[Place], path: Path) -> Path:
     return report.write(folders, path)
 
 
+def watch_report(folders: Sequence[Place], path: Path) -> Iterator[Path]:
+    """Write the report to `path` each time that a table changes, until no run of `folders` goes on,
+    and yield its full path each time. While a run goes on, the page loads itself again.
+
+    Raises UserError as `write_report` does, and RunFailed if a run was interrupted.
+    """
+    from mnist_ray.tables import watching
+
+    return watching.watch(folders, path)
+
+
 __all__ = [
     "BEST",
     "BEST_RECIPE",
     "COLUMNS",
     "EPOCHS",
     "EPOCH_COLUMNS",
+    "JOURNAL",
     "PREDICTIONS",
     "PREDICTION_COLUMNS",
     "SCHEMAS",
@@ -109,11 +134,13 @@ __all__ = [
     "resume_flags",
     "scores",
     "seconds",
+    "study_journal",
     "summary",
     "trial_folders",
     "trial_name",
     "trial_numbers",
     "trial_row",
+    "watch_report",
     "where",
     "write",
     "write_predictions",

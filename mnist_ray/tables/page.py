@@ -30,7 +30,9 @@ section { break-inside: avoid } .fields { display: grid; gap: 0 1rem;
 .mistakes figure { margin: 0; text-align: center; font-size: .75rem; break-inside: avoid }
 .mistakes img { width: 100%; max-width: 6rem; image-rendering: pixelated;
   border: 1px solid var(--line) }
-.table { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem }
+ul { margin: .3rem 0; padding-left: 1.2rem }
+.table { overflow-x: auto } .table td { white-space: nowrap }
+table { border-collapse: collapse; font-size: .85rem }
 td, th { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: right }
 """
 
@@ -64,12 +66,14 @@ addEventListener('afterprint', () => {
 """
 
 
-def document(title: str, body: str) -> str:
-    """Return the page as HTML. Plotly's script is in it, so it needs nothing from outside."""
+def document(title: str, body: str, reload_every: int | None = None) -> str:
+    """Return the page as HTML. Plotly's script is in it, so it needs nothing from outside. It loads
+    itself again every `reload_every` seconds, if these are given."""
+    reload = f'<meta http-equiv="refresh" content="{reload_every}">' if reload_every else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"{reload}<title>{escape(title)}</title><style>{STYLE}</style>"
         f"<script>{get_plotlyjs()}</script></head>\n<body>\n{body}\n"
         f"<script>{SCRIPT}</script></body></html>\n"
     )

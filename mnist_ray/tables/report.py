@@ -14,21 +14,34 @@ import pyarrow as pa
 from mnist_ray import errors, search, storage
 from mnist_ray.search import Phase, Status
 from mnist_ray.storage import Place
-from mnist_ray.tables import figures, hyperparameters, overview, page, run_folder, views
+from mnist_ray.tables import (
+    comparison,
+    figures,
+    hyperparameters,
+    overview,
+    page,
+    run_folder,
+    views,
+)
 from mnist_ray.tables.rows import empty, read
 from mnist_ray.tables.schema import COLUMNS, EPOCHS, PREDICTIONS, TRIALS
 
 MOST_MISTAKES = 60
 
 
-def write(folders: Sequence[Place], path: Path) -> Path:
-    """Write the report of the runs in `folders` to `path`, and return its full path."""
+RELOAD_EVERY = 10
+"""Seconds after which the page of a run that goes on loads itself again."""
+
+
+def write(folders: Sequence[Place], path: Path, goes_on: bool = False) -> Path:
+    """Write the report of the runs in `folders` to `path`, and return its full path. If a run
+    `goes_on`, the page loads itself again every few seconds."""
     full = storage.local("report", path)
     try:
         if full.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         tempfile.TemporaryFile(dir=full.parent).close()  # fails before seconds of drawing
-        storage.write(full, render(folders).encode())
+        storage.write(full, render(folders, goes_on).encode())
     except OSError as error:
         raise errors.UserError(
             f"report {path} cannot be written: {error.strerror}; name a file in a folder that"
@@ -37,25 +50,43 @@ def write(folders: Sequence[Place], path: Path) -> Path:
     return full
 
 
-def render(folders: Sequence[Place]) -> str:
+def render(folders: Sequence[Place], goes_on: bool = False) -> str:
     """Return the page as HTML."""
-    body = "".join(part for folder in folders for part in _run(folder))
-    title = ", ".join(folder.name for folder in folders)
-    return page.document(title, body)
+    names = _names(folders)
+    runs = [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
+    parts = [*comparison.render(runs)]
+    for folder, run in zip(folders, runs, strict=True):
+        parts += _run(folder, run)
+    if goes_on:
+        note = f"Still running: this page loads itself again every {RELOAD_EVERY} seconds."
+        parts.insert(0, f'<p class="caption">{note}</p>')
+    return page.document(", ".join(names), "".join(parts), RELOAD_EVERY if goes_on else None)
 
 
-def _run(folder: Place) -> Iterator[str]:
+def _names(folders: Sequence[Place]) -> list[str]:
+    """Return the folders' names, with as much of the paths before them as tells them apart."""
+    parts = [str(folder).split("/") for folder in folders]
+    lengths = range(1, max(map(len, parts)) + 1)
+    all_names = (["/".join(each[-length:]) for each in parts] for length in lengths)
+    return next(names for names in all_names if len(set(names)) == len(set(folders)))
+
+
+def _read(folder: Place, name: str) -> comparison.Run:
     found = read(folder)
     if not len(found):
         raise errors.UserError(f"path {folder} has no trial that ended, and so nothing to report.")
-    space = run_folder.space(folder)
-    space = {name: each for name, each in space.items() if name in found.column_names}
     # A table that an earlier version wrote gets the columns of today, without values.
     table = pa.concat_tables([empty(TRIALS), found], promote_options="permissive")
-    trials, epochs = table.to_pandas(), read(folder, EPOCHS).to_pandas()
+    return comparison.Run(name, table, table.to_pandas(), read(folder, EPOCHS).to_pandas())
+
+
+def _run(folder: Place, run: comparison.Run) -> Iterator[str]:
+    table, trials, epochs = run.table, run.trials, run.epochs
+    space = run_folder.space(folder)
+    space = {name: each for name, each in space.items() if name in trials.dropna(axis=1, how="all")}
     winner = overview.winner(trials)
     against_base = search.against_base(table.to_pylist(), winner)
-    yield f"<h1>{'Study' if overview.is_study(trials) else 'Run'} {escape(folder.name)}</h1>"
+    yield f"<h1>{'Study' if overview.is_study(trials) else 'Run'} {escape(run.name)}</h1>"
     yield page.definitions(overview.lines(trials, epochs, list(space), against_base))
     yield page.section(
         "Confirmation with fresh seeds",
@@ -95,7 +126,7 @@ def _run(folder: Place) -> Iterator[str]:
     if len(failed):
         yield "<h2>Trials that failed</h2>"
         yield page.definitions({f"trial {row.trial}": row.error for row in failed.itertuples()})
-    yield _all_trials(found)
+    yield _all_trials(table)
 
 
 def _together(trials: pd.DataFrame, space: dict[str, search.Dimension]) -> Iterator[str]:

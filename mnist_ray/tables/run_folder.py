@@ -29,6 +29,9 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 BEST_RECIPE = "best.yaml"
 """The file of a study's winning recipe."""
 
+JOURNAL = "optuna.log"
+"""The file in which Optuna and its dashboard find a study's trials."""
+
 WORKERS = "workers"
 """The folder, within a study's folder, in which the workers of its trials save checkpoints."""
 
@@ -122,6 +125,21 @@ def locked(
             if error.errno not in NO_LOCKS:
                 raise UserError(f"{recorded} cannot be locked: {reason(error)}.") from None
         yield folder
+
+
+def goes_on(folder: Place) -> bool | None:
+    """Return whether a process works on the run in this folder; None if it cannot be known, because
+    the folder is in a bucket or its file system has no locks."""
+    recorded = [folder / f"{kind}.yaml" for kind in ("train", "tune")]
+    for file in (each for each in recorded if each.is_file()):
+        if not isinstance(file, Path):
+            return None
+        with file.open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                return True if error.errno in LOCKED else None
+    return False
 
 
 LOCKED = (errno.EAGAIN, errno.EACCES)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SECRET
+from optuna_journal import assert_like_tables
 
 from mnist_ray import errors, evaluate, tables, train, tune
 from mnist_ray.cluster import resources
@@ -101,6 +102,7 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
     best, final = rows[rows[10]["repeats"]], rows[10]
     score = scoring.score_test(folder / final["checkpoint"], mnist)
     assert final["final_accuracy"] == final["test_accuracy"] == score.accuracy
+    assert_like_tables(folder, ["lr", "momentum", "dropout"])  # what Optuna finds in its journal
     predictions = table(folder, tables.PREDICTIONS)
     assert set(predictions[0]) == set(tables.PREDICTION_COLUMNS)
     right = [row for row in predictions if row["label"] == row["guess"]]
@@ -314,7 +316,9 @@ ray.get(hold.options(num_cpus={taken}).remote())
         assert holding.wait(60) == 0
 
 
-def test_runs_in_a_bucket(bucket: str, mnist: Mnist, capfd: pytest.CaptureFixture[str]) -> None:
+def test_runs_in_a_bucket(
+    bucket: str, mnist: Mnist, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     at = ["--storage", f"{bucket}/runs"]
     study = [*SMALL, "--epochs", "1", "--num-trials", "2", *at, "--name", "study"]
     assert errors.run(tune.main, study) == 0
@@ -322,8 +326,10 @@ def test_runs_in_a_bucket(bucket: str, mnist: Mnist, capfd: pytest.CaptureFixtur
     rows = table(folder)
     assert [row["status"] for row in rows] == ["ok"] * 8  # 2, the 2 again twice, the best twice
     assert_checkpoint_scores_what_the_table_says(folder, rows[0], mnist)
+    assert_like_tables(folder, ["lr"], copy=tmp_path / "before")
     assert errors.run(tune.main, ["--resume", "--name", "study", *at]) == 0
     assert table(folder) == rows
+    assert_like_tables(folder, ["lr"], copy=tmp_path / "after")
 
     # Two workers share 101 held-out images, and report what the whole set scores.
     best = ["--config", f"{folder}/best.yaml", "--train-size", "300", "--holdout", "101"]

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from ray.tune.experiment import Trial
 
+from mnist_ray import tables
 from mnist_ray.cluster import recorder, resources, training
 from mnist_ray.cluster.recorder import Recorder
-from mnist_ray.config import Recipe
+from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.learn import checkpoint, model
 from mnist_ray.learn.checkpoint import Checkpoint
+from mnist_ray.search import Plan, sampler
 from mnist_ray.tables import run_folder
 
 # As Ray 2.60 says it, shortened within the lines.
@@ -86,7 +88,7 @@ def waits(
     that is pending, R one that runs, S one that is paused."""
     told: list[int] = []
     it = Recorder.__new__(Recorder)
-    it.looked, it.silent, it.unwritten = 0.0, {}, False
+    it.looked, it.silent, it.unwritten, it.keeps_journal = 0.0, {}, False, False
     it.plan = SimpleNamespace(tuning=SimpleNamespace(workers_per_trial=workers))
     it.numbers = {str(number): number for number in range(len(statuses))}
     it.waiting_launches, it.why_waiting = lambda: waiting, lambda: "something"
@@ -122,3 +124,20 @@ def test_what_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert told == waits(monkeypatch, workers=workers, waiting=waiting, statuses=statuses)
+
+
+def test_a_journal_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+    base, tuning = (
+        Recipe(epochs=3, holdout=100),
+        TuneConfig(num_trials=2, space={"lr": "loguniform(0.01, 1)"}),
+    )
+    it, said = Recorder.__new__(Recorder), list[str]()
+    it.plan, it.epochs, it.keeps_journal = Plan(tuning, base, sampler(tuning, base)), {}, True
+    it.journal, it.show = tables.study_journal(tmp_path, it.plan), SimpleNamespace(say=said.append)
+    (tmp_path / tables.JOURNAL).mkdir()
+    it.keep_journal()
+    it.keep_journal(end=True)
+    assert said == [
+        f"warning: {tmp_path / tables.JOURNAL} cannot be written, and the study goes on without it:"
+        " Is a directory"
+    ]

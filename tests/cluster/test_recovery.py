@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from conftest import SECRET, s3_server
+from optuna_journal import assert_like_tables
 
 from mnist_ray import errors, tables, train, tune
 from mnist_ray.cluster import connect
@@ -232,6 +233,7 @@ def test_a_study_survives_its_trial_and_its_driver(home: Place, tmp_path: Path) 
     assert again.end() == 0, again.text
     after = table(folder)
     assert those_of(before, after) == those_of(before, before)
+    assert_like_tables(folder, ["lr", "momentum", "dropout"], copy=tmp_path / "optuna.log")
     assert errors.run(tune.main, [*flags, "--name", "undisturbed"]) == 0
     undisturbed = table(home / "undisturbed")
     assert [[row[name] for name in SAME] for row in after] == [
