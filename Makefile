@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tune train test recovery launcher gpu check bench clean
+.PHONY: tune train test recovery launcher browser gpu check bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,9 @@ recovery: .venv/installed  ## kills runs in every way and goes on with them, on 
 
 launcher: .venv/installed  ## a cluster of one node over ssh, and jobs on it; needs root, Debian's openssh-server and rsync
 	$(BIN)/python -m pytest -m launcher
+
+browser: .venv/installed  ## opens the report in headless Chromium; needs Debian's chromium, or Google Chrome
+	$(BIN)/python -m pytest -m browser
 
 gpu: .venv/installed  ## trains on this machine's GPU
 	$(BIN)/python -m pytest -m gpu

@@ -1,6 +1,7 @@
 """Show what studies and training runs found: `python -m mnist_ray.results [PATH …]`.
 
-Imports neither torch nor Ray, so a table opens at once.
+Imports neither torch nor Ray, so a table opens at once. A report of a single run imports torch to
+read the network that its readers can draw digits for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from mnist_ray.storage import Place
 
 if TYPE_CHECKING:  # pyarrow takes a tenth of a second to import, and `--help` needs none of it
     import pyarrow as pa
+
+    from mnist_ray.learn import PlainLayer
 
 STORAGE = RunConfig().storage
 
@@ -39,6 +42,23 @@ def load(folders: Sequence[Place], name: str) -> dict[Place, pa.Table]:
         else:
             print(f"{folder}: {name} has no rows yet", file=sys.stderr)
     return found
+
+
+def network(folder: Place) -> list[PlainLayer] | None:
+    """Return the network of the checkpoint that the run in `folder` hands back. If it cannot be
+    read, say on stderr why, and return None."""
+    from mnist_ray import tables
+
+    checkpoint = tables.final_checkpoint(folder)
+    if checkpoint is None:
+        return None
+    from mnist_ray import learn  # not before it is needed: torch takes seconds to import
+
+    try:
+        return learn.plain_layers(learn.load_model(learn.load_checkpoint(checkpoint)))
+    except errors.UserError as error:
+        print(f"the report gets no square to draw in: {error}", file=sys.stderr)
+        return None
 
 
 def main(argv: Sequence[str]) -> None:
@@ -77,7 +97,11 @@ def main(argv: Sequence[str]) -> None:
         help=f"Where to look for the newest run (default: {STORAGE}).",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="Write a page of figures (HTML) instead."
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="Write a page of figures (HTML) instead; the page of one run has a square to draw"
+        " digits in, and says what the run's network takes them for.",
     )
     parser.add_argument("--verbose", action="store_true", help="Show the traceback of an error.")
     args = parser.parse_args(argv)
@@ -101,7 +125,8 @@ def main(argv: Sequence[str]) -> None:
                 )
         if not (found := load(folders, tables.TRIALS)):
             raise errors.UserError(f"path {folders[0]} has no row yet, and so nothing to report.")
-        print(tables.write_report(list(found), args.report))
+        drawn_for = network(*found) if len(found) == 1 else None
+        print(tables.write_report(list(found), args.report, drawn_for))
         return
     name = tables.EPOCHS if args.epochs else tables.TRIALS
     found = load(folders, name)

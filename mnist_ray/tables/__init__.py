@@ -4,8 +4,9 @@ Never imports torch or Ray, so a table opens at once. Plotly and Optuna are impo
 pandas for a report or a condition on rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mnist_ray.storage import Place
 from mnist_ray.tables.machine import provenance
@@ -55,12 +56,25 @@ from mnist_ray.tables.schema import (
 from mnist_ray.tables.views import BEST, over_seeds, ranked, render, summary, where
 
 
-def write_report(folders: Sequence[Place], path: Path) -> Path:
+def write_report(
+    folders: Sequence[Place], path: Path, network: Sequence[Mapping[str, Any]] | None = None
+) -> Path:
     """Write a report of the runs in `folders` to the file `path`, whole or not at all, and return
-    its full path. Raises UserError if a table cannot be read or the file cannot be written."""
+    its full path. With the `network` of a single run, as `learn.plain_layers` returns it, the
+    report has a square to draw digits in for this network. Raises UserError if a table cannot be
+    read or the file cannot be written."""
     from mnist_ray.tables import report  # Plotly, pandas and Optuna take seconds to import
 
-    return report.write(folders, path)
+    return report.write(folders, path, network)
+
+
+def final_checkpoint(folder: Place) -> Place | None:
+    """Return the folder of the checkpoint that the run in `folder` hands back: of a training run,
+    of a study's first final run, or of its winner if it made no final run. Return None if the
+    table of trials names none. Raises UserError if there is no table."""
+    from mnist_ray.tables import report
+
+    return report.checkpoint(folder)
 
 
 __all__ = [
@@ -84,6 +98,7 @@ __all__ = [
     "config_columns",
     "empty",
     "epoch_row",
+    "final_checkpoint",
     "folder_of",
     "is_run",
     "kept",

@@ -4,9 +4,10 @@ Everything the page needs is in the file, Plotly's script included, so it opens 
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -14,21 +15,25 @@ import pyarrow as pa
 from mnist_ray import errors, search, storage
 from mnist_ray.search import Phase, Status
 from mnist_ray.storage import Place
-from mnist_ray.tables import figures, hyperparameters, overview, page, run_folder, views
+from mnist_ray.tables import draw, figures, hyperparameters, overview, page, run_folder, views
 from mnist_ray.tables.rows import empty, read
 from mnist_ray.tables.schema import COLUMNS, EPOCHS, PREDICTIONS, TRIALS
 
 MOST_MISTAKES = 60
 
+Network = Sequence[Mapping[str, Any]]
+"""A network as the layers that `learn.plain_layers` returns."""
 
-def write(folders: Sequence[Place], path: Path) -> Path:
-    """Write the report of the runs in `folders` to `path`, and return its full path."""
+
+def write(folders: Sequence[Place], path: Path, network: Network | None = None) -> Path:
+    """Write the report of the runs in `folders` to `path`, and return its full path. With the
+    `network` of a single run, the page has a square to draw digits in for it."""
     full = storage.local("report", path)
     try:
         if full.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         tempfile.TemporaryFile(dir=full.parent).close()  # fails before seconds of drawing
-        storage.write(full, render(folders).encode())
+        storage.write(full, render(folders, network).encode())
     except OSError as error:
         raise errors.UserError(
             f"report {path} cannot be written: {error.strerror}; name a file in a folder that"
@@ -37,26 +42,38 @@ def write(folders: Sequence[Place], path: Path) -> Path:
     return full
 
 
-def render(folders: Sequence[Place]) -> str:
+def render(folders: Sequence[Place], network: Network | None = None) -> str:
     """Return the page as HTML."""
-    body = "".join(part for folder in folders for part in _run(folder))
+    body = "".join(part for folder in folders for part in _run(folder, network))
     title = ", ".join(folder.name for folder in folders)
     return page.document(title, body)
 
 
-def _run(folder: Place) -> Iterator[str]:
+def checkpoint(folder: Place) -> Place | None:
+    """Return the folder of the checkpoint that the run in `folder` hands back, or None."""
+    path = overview.checkpoint(_with_all_columns(read(folder)).to_pandas())
+    return None if path is None else folder / path
+
+
+def _with_all_columns(found: pa.Table) -> pa.Table:
+    """Give a table of trials that an earlier version wrote the columns of today, without values."""
+    return pa.concat_tables([empty(TRIALS), found], promote_options="permissive")
+
+
+def _run(folder: Place, network: Network | None) -> Iterator[str]:
     found = read(folder)
     if not len(found):
         raise errors.UserError(f"path {folder} has no trial that ended, and so nothing to report.")
     space = run_folder.space(folder)
     space = {name: each for name, each in space.items() if name in found.column_names}
-    # A table that an earlier version wrote gets the columns of today, without values.
-    table = pa.concat_tables([empty(TRIALS), found], promote_options="permissive")
+    table = _with_all_columns(found)
     trials, epochs = table.to_pandas(), read(folder, EPOCHS).to_pandas()
-    winner = overview.winner(trials)
+    winner, is_study = overview.winner(trials), overview.is_study(trials)
     against_base = search.against_base(table.to_pylist(), winner)
-    yield f"<h1>{'Study' if overview.is_study(trials) else 'Run'} {escape(folder.name)}</h1>"
+    yield f"<h1>{'Study' if is_study else 'Run'} {escape(folder.name)}</h1>"
     yield page.definitions(overview.lines(trials, epochs, list(space), against_base))
+    if network:
+        yield '<p id="to-draw"><a href="#draw">Draw a digit for the network</a></p>'
     yield page.section(
         "Confirmation with fresh seeds",
         "Each row is a configuration that was trained again with new seeds; it names the mean"
@@ -89,6 +106,8 @@ def _run(folder: Place) -> Iterator[str]:
         figures.best_so_far(trials),
     )
     yield page.section("Where the epochs went", _cost(trials), figures.budget(trials))
+    if network:
+        yield from draw.section(network, "The winner" if is_study else "The run")
     if (folder / PREDICTIONS).is_file():
         yield from _mistakes(read(folder, PREDICTIONS).to_pandas())
     failed = trials[trials["error"].notna()]
