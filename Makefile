@@ -24,7 +24,7 @@ recovery: .venv/installed  ## kills runs in every way and goes on with them, on 
 launcher: .venv/installed  ## a cluster of one node over ssh, and jobs on it; needs root, Debian's openssh-server and rsync
 	$(BIN)/python -m pytest -m launcher
 
-browser: .venv/installed  ## looks at pages as a browser shows them; needs Chromium
+browser: .venv/installed  ## opens reports and the dashboard in headless Chromium; needs Debian's chromium, or Google Chrome
 	$(BIN)/python -m pytest -m browser
 
 gpu: .venv/installed  ## trains on this machine's GPU

@@ -1,6 +1,7 @@
 """Show what studies and training runs found: `python -m mnist_ray.results [PATH …]`.
 
-Imports neither torch nor Ray, so a table opens at once.
+Imports neither torch nor Ray, so a table opens at once. A report of a single run imports torch to
+read the network that its readers can draw digits for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from mnist_ray.storage import Place
 
 if TYPE_CHECKING:  # pyarrow takes a tenth of a second to import, and `--help` needs none of it
     import pyarrow as pa
+
+    from mnist_ray.learn import PlainLayer
 
 STORAGE = RunConfig().storage
 
@@ -39,6 +42,23 @@ def load(folders: Sequence[Place], name: str) -> dict[Place, pa.Table]:
         else:
             print(f"{folder}: {name} has no rows yet", file=sys.stderr)
     return found
+
+
+def network(folder: Place) -> list[PlainLayer] | None:
+    """Return the network of the checkpoint that the run in `folder` hands back. If it cannot be
+    read, say on stderr why, and return None."""
+    from mnist_ray import tables
+
+    checkpoint = tables.final_checkpoint(folder)
+    if checkpoint is None:
+        return None
+    from mnist_ray import learn  # not before it is needed: torch takes seconds to import
+
+    try:
+        return learn.plain_layers(learn.load_model(learn.load_checkpoint(checkpoint)))
+    except errors.UserError as error:
+        print(f"the report gets no square to draw in: {error}", file=sys.stderr)
+        return None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,7 +94,11 @@ def parser() -> argparse.ArgumentParser:
         help=f"Where to look for the newest run (default: {STORAGE}).",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="Write a page of figures (HTML) instead."
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="Write a page of figures (HTML) instead; the page of one run has a square to draw"
+        " digits in, and says what the run's network takes them for.",
     )
     parser.add_argument(
         "--watch",
@@ -113,14 +137,17 @@ def main(argv: Sequence[str]) -> None:
         found = load(folders, tables.TRIALS)
         if args.watch:
             for number, page in enumerate(
-                tables.watch_report(list(dict.fromkeys(folders)), args.report)
+                tables.watch_report([*dict.fromkeys(folders)], args.report)
             ):
                 if not number:
                     print(page, flush=True)
-            return
+            found = load(folders, tables.TRIALS)
         if not found:
             raise errors.UserError(f"path {folders[0]} has no row yet, and so nothing to report.")
-        print(tables.write_report(list(found), args.report))
+        drawn_for = network(*found) if len(found) == 1 else None
+        page = tables.write_report(list(found), args.report, drawn_for)
+        if not args.watch:
+            print(page)
         return
     name = tables.EPOCHS if args.epochs else tables.TRIALS
     found = load(folders, name)

@@ -23,6 +23,7 @@ from mnist_ray.learn.engine import (
 from mnist_ray.learn.fetch import torchvision_mnist
 from mnist_ray.learn.model import Layer, ReluNormDropout, layers
 from mnist_ray.learn.model import build as build_network
+from mnist_ray.learn.plain import PlainLayer, plain_layers
 from mnist_ray.learn.process import has_gpu, wait_awake
 from mnist_ray.learn.process import prepare as prepare_process
 from mnist_ray.learn.scoring import Report as ScoreReport
@@ -35,6 +36,7 @@ __all__ = [
     "Metrics",
     "Mnist",
     "Part",
+    "PlainLayer",
     "ReluNormDropout",
     "Score",
     "ScoreReport",
@@ -49,6 +51,7 @@ __all__ = [
     "load_checkpoint",
     "load_mnist",
     "load_model",
+    "plain_layers",
     "predict",
     "predictions",
     "prepare_process",

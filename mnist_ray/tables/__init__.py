@@ -5,9 +5,9 @@ pandas for a report or a condition on rows. A report needs the extra `report`.
 """
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnist_ray.errors import UserError
 from mnist_ray.search import Plan
@@ -70,10 +70,13 @@ def study_journal(folder: Place, plan: Plan) -> "Journal":
     return Journal(folder / JOURNAL, plan)
 
 
-def write_report(folders: Sequence[Place], path: Path) -> Path:
+def write_report(
+    folders: Sequence[Place], path: Path, network: Sequence[Mapping[str, Any]] | None = None
+) -> Path:
     """Write a report of the runs in `folders` to the file `path`, whole or not at all, and return
-    its full path. Raises UserError if a table cannot be read, if the file cannot be written, or if
-    a package is missing that only reports need."""
+    its full path. With the `network` of a single run, as `learn.plain_layers` returns it, the
+    report has a square to draw digits in for this network. Raises UserError if a table cannot be
+    read, if the file cannot be written, or if a package is missing that only reports need."""
     for package in ("plotly", "sklearn"):
         if importlib.util.find_spec(package) is None:
             raise UserError(
@@ -82,7 +85,16 @@ def write_report(folders: Sequence[Place], path: Path) -> Path:
             )
     from mnist_ray.tables import report  # Plotly, pandas and Optuna take seconds to import
 
-    return report.write(folders, path)
+    return report.write(folders, path, network)
+
+
+def final_checkpoint(folder: Place) -> Place | None:
+    """Return the folder of the checkpoint that the run in `folder` hands back: of a training run,
+    of a study's first final run, or of its winner if it made no final run. Return None if the
+    table of trials names none. Raises UserError if there is no table."""
+    from mnist_ray.tables import report
+
+    return report.checkpoint(folder)
 
 
 def watch_report(folders: Sequence[Place], path: Path) -> Iterator[Path]:
@@ -118,6 +130,7 @@ __all__ = [
     "config_columns",
     "empty",
     "epoch_row",
+    "final_checkpoint",
     "folder_of",
     "is_run",
     "kept",

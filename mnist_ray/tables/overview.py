@@ -26,6 +26,15 @@ def winner(trials: pd.DataFrame) -> int | None:
     return int(won.iloc[0]) if len(won) else None
 
 
+def checkpoint(trials: pd.DataFrame) -> str | None:
+    """Return the folder, within the run's folder, of the checkpoint that the run hands back, or
+    None if it has none. It is that of a study's first final run, or of its winner if there is no
+    final run; a training run has one trial, whose checkpoint it is."""
+    final, best = _final(trials), _best(trials)
+    found = (final if len(final) else best)["checkpoint"].dropna()
+    return str(found.iloc[0]) if len(found) else None
+
+
 def lines(
     trials: pd.DataFrame, epochs: pd.DataFrame, fields: list[str], against_base: str
 ) -> Mapping[str, str]:
@@ -50,11 +59,10 @@ def lines(
         ),
     }
     number = winner(trials)
-    final = trials[(trials["phase"] == Phase.FINAL) & (trials["status"] == Status.OK)]
-    # A training run has a single row, which is no winner.
-    best = trials[trials["trial"] == number] if is_study(trials) else trials
+    final, best = _final(trials), _best(trials)
     if len(best):
         found |= _outcome(best.iloc[0], fields, number, ended=len(final) > 0)
+        found["checkpoint"] = checkpoint(trials) or ""
         found["base recipe"] = against_base
     elif trials["winner"].isna().all():
         found["winner"] = "not known: the table is of an earlier version, which did not name it"
@@ -68,7 +76,7 @@ def lines(
             f"{search.in_percent(accuracies)} after the last epoch, {runs} of the winner with no"
             " image held out"
         )
-        found["checkpoint"] = _known(final.iloc[0], "checkpoint")
+        found["checkpoint"] = checkpoint(trials) or ""
     return {name: text for name, text in found.items() if text}
 
 
@@ -93,8 +101,18 @@ def _outcome(row: pd.Series, fields: list[str], winner: int | None, ended: bool)
     if row["scored_on"] == "holdout" and pd.notna(row["test_accuracy"]):
         scored = "after the last epoch" if winner is None else "of its checkpoint"
         found["test accuracy"] = f"{row['test_accuracy']:.2%} {scored}, scored once"
-    found["checkpoint"] = _known(row, "checkpoint")
     return found
+
+
+def _final(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a study's final runs that trained to their end."""
+    return trials[(trials["phase"] == Phase.FINAL) & (trials["status"] == Status.OK)]
+
+
+def _best(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the winner's row, if there is a winner. A training run has a single row, which is no
+    winner, but this one."""
+    return trials[trials["trial"] == winner(trials)] if is_study(trials) else trials
 
 
 def _known(row: pd.Series, name: str, before: str = "") -> str:

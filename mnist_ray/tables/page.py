@@ -33,6 +33,19 @@ section { break-inside: avoid } .fields { display: grid; gap: 0 1rem;
 ul { margin: .3rem 0; padding-left: 1.2rem }
 .table { overflow-x: auto } .table td { white-space: nowrap }
 table { border-collapse: collapse; font-size: .85rem }
+.draw, .draw div div { display: flex; flex-wrap: wrap; gap: .5rem 1.5rem }
+.draw > :last-child { flex: 1 15rem } .draw div div { align-items: center; gap: .6rem }
+.draw canvas { outline: 1px solid #888 } .draw button { font: inherit; padding: .2rem 1rem }
+#draw-square { width: min(280px, 100%); cursor: crosshair; touch-action: none; user-select: none;
+  -webkit-user-select: none } #draw-seen { width: 56px; image-rendering: pixelated }
+@media screen and (prefers-color-scheme: dark) { .draw canvas { filter: invert(1) } }
+@media print { #draw, #to-draw { display: none } }
+#draw-said { font-size: 1.15rem } #draw-bars { list-style: none; margin: 0; padding: 0 }
+#draw-bars li { display: grid; grid-template-columns: 1rem 1fr 4rem; column-gap: .4rem;
+  align-items: center } #draw-bars b { font-weight: inherit; text-align: right }
+#draw-bars span { height: .8rem; border-bottom: 1px solid var(--line) }
+#draw-bars i { display: block; height: 100%; background: var(--soft) }
+#draw-bars .guess { font-weight: bold } #draw-bars .guess i { background: var(--guess) }
 td, th { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: right }
 """
 

@@ -4,9 +4,10 @@ Everything the page needs is in the file, Plotly's script included, so it opens 
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -16,6 +17,7 @@ from mnist_ray.search import Phase, Status
 from mnist_ray.storage import Place
 from mnist_ray.tables import (
     comparison,
+    draw,
     figures,
     hyperparameters,
     overview,
@@ -28,20 +30,25 @@ from mnist_ray.tables.schema import COLUMNS, EPOCHS, PREDICTIONS, TRIALS
 
 MOST_MISTAKES = 60
 
+Network = Sequence[Mapping[str, Any]]
+"""A network as the layers that `learn.plain_layers` returns."""
 
 RELOAD_EVERY = 10
 """Seconds after which the page of a run that goes on loads itself again."""
 
 
-def write(folders: Sequence[Place], path: Path, goes_on: bool = False) -> Path:
-    """Write the report of the runs in `folders` to `path`, and return its full path. If a run
-    `goes_on`, the page loads itself again every few seconds."""
+def write(
+    folders: Sequence[Place], path: Path, network: Network | None = None, goes_on: bool = False
+) -> Path:
+    """Write the report of the runs in `folders` to `path`, and return its full path. With the
+    `network` of a single run, the page has a square to draw digits in for it. If a run `goes_on`,
+    the page loads itself again every few seconds."""
     full = storage.local("report", path)
     try:
         if full.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         tempfile.TemporaryFile(dir=full.parent).close()  # fails before seconds of drawing
-        storage.write(full, render(folders, goes_on).encode())
+        storage.write(full, render(folders, network, goes_on).encode())
     except OSError as error:
         raise errors.UserError(
             f"report {path} cannot be written: {error.strerror}; name a file in a folder that"
@@ -50,13 +57,13 @@ def write(folders: Sequence[Place], path: Path, goes_on: bool = False) -> Path:
     return full
 
 
-def render(folders: Sequence[Place], goes_on: bool = False) -> str:
+def render(folders: Sequence[Place], network: Network | None = None, goes_on: bool = False) -> str:
     """Return the page as HTML."""
     names = _names(folders)
     runs = [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
     parts = [*comparison.render(runs)]
     for folder, run in zip(folders, runs, strict=True):
-        parts += _run(folder, run)
+        parts += _run(folder, run, network)
     if goes_on:
         note = f"Still running: this page loads itself again every {RELOAD_EVERY} seconds."
         parts.insert(0, f'<p class="caption">{note}</p>')
@@ -75,12 +82,22 @@ def _read(folder: Place, name: str) -> comparison.Run:
     found = read(folder)
     if not len(found):
         raise errors.UserError(f"path {folder} has no trial that ended, and so nothing to report.")
-    # A table that an earlier version wrote gets the columns of today, without values.
-    table = pa.concat_tables([empty(TRIALS), found], promote_options="permissive")
+    table = _with_all_columns(found)
     return comparison.Run(name, table, table.to_pandas(), read(folder, EPOCHS).to_pandas())
 
 
-def _run(folder: Place, run: comparison.Run) -> Iterator[str]:
+def checkpoint(folder: Place) -> Place | None:
+    """Return the folder of the checkpoint that the run in `folder` hands back, or None."""
+    path = overview.checkpoint(_with_all_columns(read(folder)).to_pandas())
+    return None if path is None else folder / path
+
+
+def _with_all_columns(found: pa.Table) -> pa.Table:
+    """Give a table of trials that an earlier version wrote the columns of today, without values."""
+    return pa.concat_tables([empty(TRIALS), found], promote_options="permissive")
+
+
+def _run(folder: Place, run: comparison.Run, network: Network | None) -> Iterator[str]:
     table, trials, epochs = run.table, run.trials, run.epochs
     space = run_folder.space(folder)
     space = {name: each for name, each in space.items() if name in trials.dropna(axis=1, how="all")}
@@ -88,6 +105,8 @@ def _run(folder: Place, run: comparison.Run) -> Iterator[str]:
     against_base = search.against_base(table.to_pylist(), winner)
     yield f"<h1>{'Study' if overview.is_study(trials) else 'Run'} {escape(run.name)}</h1>"
     yield page.definitions(overview.lines(trials, epochs, list(space), against_base))
+    if network:
+        yield '<p id="to-draw"><a href="#draw">Draw a digit for the network</a></p>'
     yield page.section(
         "Confirmation with fresh seeds",
         "Each row is a configuration that was trained again with new seeds; it names the mean"
@@ -120,6 +139,8 @@ def _run(folder: Place, run: comparison.Run) -> Iterator[str]:
         figures.best_so_far(trials),
     )
     yield page.section("Where the epochs went", _cost(trials), figures.budget(trials))
+    if network:
+        yield from draw.section(network, "The winner" if overview.is_study(trials) else "The run")
     if (folder / PREDICTIONS).is_file():
         yield from _mistakes(read(folder, PREDICTIONS).to_pandas())
     failed = trials[trials["error"].notna()]
