@@ -125,7 +125,7 @@ def _together(runs: Sequence[Run]) -> Iterator[str]:
         "The winner of each run",
         f"The trial that won a study, or the training run; the accuracy is {images}. Confirmed is"
         " its mean ± standard deviation with fresh seeds, on the same images. The test accuracy is"
-        " scored at the end, of the winner or of its final runs.",
+        " scored at the end: of the winner, or of its final runs, which hold no image out.",
     )
     yield f'<div class="table">{_winners(runs)}</div>'
 
@@ -201,7 +201,8 @@ def _winners(runs: Sequence[Run]) -> str:
     )
     names, *lines = views.cells(views.summary(rows))
     table = pd.DataFrame(lines, columns=names)
-    table["confirmed"] = [_repeated(run, Phase.CONFIRM) for run, _ in won]
+    place = names.index("best accuracy") + 1 if "best accuracy" in names else len(names)
+    table.insert(place, "confirmed", [_repeated(run, Phase.CONFIRM) for run, _ in won])
     finals = [_repeated(run, Phase.FINAL) for run, _ in won]
     scored = [row["test_accuracy"] for row in rows.to_pylist()]
     table["test accuracy"] = [

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_report import trial, write
 
-from mnist_ray import errors, results, tables
+from mnist_ray import errors, results, storage, tables
+from mnist_ray.storage import place
 from mnist_ray.tables import run_folder, watching
 
 RELOADS = '<meta http-equiv="refresh"'
@@ -22,7 +24,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "PAUSE", 0.02)
 
 
-def found(count: int) -> list[object]:
+def found(count: int) -> list[Any]:
     return [trial(i, "search", [0.9, 0.95], lr=(i + 1) / 50) for i in range(count)]
 
 
@@ -124,6 +126,19 @@ def test_a_training_run_says_itself_how_it_ended(status: str, code: int, tmp_pat
     assert run_folder.goes_on(folder) is False
     flags = [str(folder), "--report", str(tmp_path / "report.html"), "--watch"]
     assert errors.run(results.main, flags) == code
+
+
+def test_a_study_in_a_bucket_goes_on_until_it_has_a_winner(bucket: str, tmp_path: Path) -> None:
+    folder = place("storage", f"{bucket}/{tmp_path.name}/a")
+    storage.write(folder / "tune.yaml", b"{}")
+    rows, epochs = zip(*found(2), strict=True)
+    tables.write(folder, rows, [each for some in epochs for each in some])
+    assert run_folder.goes_on(folder) is None  # there is no lock to tell
+    pages = tables.watch_report([folder], tmp_path / "report.html")
+    assert RELOADS in next(pages).read_text()
+    storage.write(folder / tables.BEST_RECIPE, b"lr: 0.1")
+    assert RELOADS not in next(pages).read_text()
+    assert next(pages, None) is None
 
 
 def test_watch_needs_a_report(capsys: pytest.CaptureFixture[str]) -> None:
