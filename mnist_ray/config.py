@@ -282,7 +282,10 @@ class TuneConfig(Config):
     )
     space: dict[str, str] = Field(
         {},
-        description="What to vary, like lr=loguniform(0.003,0.3); also uniform, randint, choice.",
+        description="What to vary, like lr=loguniform(0.003,0.3): uniform(a,b) and loguniform(a,b)"
+        " are real numbers, randint(a,b) and lograndint(a,b) whole ones, each from a to b, both"
+        " included; uniform and randint take a step too, like uniform(0,0.5,0.1); choice(a,b,…) is"
+        " one of its values.",
     )
     workers_per_trial: int = Field(1, ge=1, le=1024, description="Data-parallel workers per trial.")
     max_concurrent: int | None = Field(

@@ -4,11 +4,12 @@ It decides from the rows of the trials table. It never imports torch, Ray or ano
 Optuna only when it samples.
 """
 
+from mnist_ray.search.dimension import Dimension, read_dimension
 from mnist_ray.search.outcome import Phase, Status, against_base, verdict
 from mnist_ray.search.plan import Plan, Planned
 from mnist_ray.search.samplers import SAMPLERS, SCHEDULERS, Method, Policy, policy
 from mnist_ray.search.sampling import LAG, Sampler, sampler, space_of
-from mnist_ray.search.space import Dimension, identity, parse, read_dimension
+from mnist_ray.search.space import identity, parse
 from mnist_ray.search.statistics import in_percent, mean_and_deviation, welch, wilson
 
 __all__ = [

@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Any
 from mnist_ray import restored
 from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
+from mnist_ray.search.dimension import Dimension
 from mnist_ray.search.samplers import check, method
-from mnist_ray.search.space import (
-    DEFAULT_GRID,
-    DEFAULT_SPACE,
-    Dimension,
-    identity,
-    parse,
-    read_try,
-    valid,
-)
+from mnist_ray.search.space import DEFAULT_GRID, DEFAULT_SPACE, identity, parse, read_try, valid
 
 if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` needs none of it
     from optuna.trial import FrozenTrial
@@ -116,8 +109,8 @@ class Sampler:
     def _list(self, grid: bool) -> list[dict[str, Any]] | None:
         """Return the valid combinations that are not among the first configurations, each once;
         None where the space is infinite or too large to be listed."""
-        finite = {name: dim.all() for name, dim in self.dimensions.items() if dim.size < math.inf}
-        self.combinations = math.prod(len(values) for values in finite.values())
+        finite = {name: dim for name, dim in self.dimensions.items() if dim.size < math.inf}
+        self.combinations = int(math.prod(dim.size for dim in finite.values()))
         if self.combinations > LISTED:
             if grid:
                 raise UserError(
@@ -130,7 +123,7 @@ class Sampler:
             name: dim.values[1] for name, dim in self.dimensions.items() if name not in finite
         }
         new, seen, errors = [], set(self.given), list[str]()
-        for values in itertools.product(*finite.values()):
+        for values in itertools.product(*(dim.all() for dim in finite.values())):
             named = dict(zip(finite, values, strict=True))
             try:
                 same = self._identity({**others, **named})
@@ -209,7 +202,8 @@ class Sampler:
                     next(each for each in self.listed if self._identity(each) not in self.given)
                 )
             asked = self.optuna.ask(self.distributions)
-            params: dict[str, Any] = asked.params
+            dimensions = self.dimensions.items()
+            params = {name: each.nearest(asked.params[name]) for name, each in dimensions}
             if self._add(params):
                 self.asked.append(asked.number)
                 return params

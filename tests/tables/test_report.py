@@ -205,6 +205,28 @@ def test_an_axis_is_as_its_dimension_was_searched() -> None:
         assert run_folder.space(Path("none")) == {}
 
 
+@pytest.mark.parametrize("few", [True, False])
+def test_a_range_of_whole_numbers_has_the_axis_of_its_scale(few: bool) -> None:
+    sizes = [2**i for i in range(4, 8 if few else 13)]
+    rows = [trial(i, "search", [0.9 + i / 100], batch_size=size) for i, size in enumerate(sizes)]
+    trials = pd.DataFrame([row for row, _ in rows])
+    for text, kind in (("lograndint(16, 4096)", "log"), ("randint(16, 4096, 16)", None)):
+        dimension = search.read_dimension("batch_size", text)
+        dots = hyperparameters.against(trials, "batch_size", dimension, None)
+        assert dots is not None
+        assert dots.layout.xaxis.type == kind
+        if few:
+            assert list(dots.layout.xaxis.tickvals) == sizes
+        lines = hyperparameters.parallel(trials, {"batch_size": dimension})
+        assert lines is not None
+        places = list(lines.data[0].dimensions[0]["values"])
+        assert places == pytest.approx([*map(math.log10, sizes)] if kind else sizes)
+    # A value between the steps, which --try may name, is no obstacle to an estimate.
+    rows += [trial(i, "search", [0.9 + i / 100], batch_size=17 + i) for i in range(20, 30)]
+    trials = pd.DataFrame([row for row, _ in rows])
+    assert hyperparameters.importance(trials, {"batch_size": dimension}) is not None
+
+
 def test_what_was_tried_outside_the_space_is_in_the_figures() -> None:
     pairs = [trial(i, "search", [0.5 + i / 100], lr=0.001 * 2**i) for i in range(12)]
     trials = pd.DataFrame([row for row, _ in pairs])
