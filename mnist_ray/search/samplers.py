@@ -20,9 +20,9 @@ class Method(NamedTuple):
 
     says: str
     """How the sampler chooses configurations, for `--help`."""
-    make: "Callable[[int, int], BaseSampler] | None" = None
-    """Makes Optuna's sampler from a seed and the number of configurations; None where the study
-    tries all combinations in order."""
+    make: "Callable[[int], BaseSampler] | None" = None
+    """Makes Optuna's sampler from a seed; None where the study tries all combinations in order. It
+    does not know how many configurations there will be, because a study can get more later."""
     learns: bool = False
     """Whether the sampler uses the accuracies of earlier trials."""
     outside: bool = False
@@ -30,16 +30,16 @@ class Method(NamedTuple):
     samplers draw a dimension at random once any trial that they know of lies outside it."""
 
 
-def _random(seed: int, count: int) -> "BaseSampler":
+def _random(seed: int) -> "BaseSampler":
     from optuna.samplers import RandomSampler
 
     return RandomSampler(seed=seed)
 
 
-def _tpe(seed: int, count: int) -> "BaseSampler":
+def _tpe(seed: int) -> "BaseSampler":
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=seed, n_startup_trials=max(4, count // 4))
+    return TPESampler(seed=seed, n_startup_trials=10)  # drawn at random before it models any
 
 
 SAMPLERS: dict[str, Method] = {

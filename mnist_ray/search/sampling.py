@@ -26,6 +26,9 @@ LISTED = 100_000
 ATTEMPTS = 10_000
 """How many invalid or repeated proposals in a row end a study with an error."""
 
+DEFAULT_COUNT = 6
+"""How many configurations a study tries if its settings do not say it, unless it is a grid."""
+
 PATIENCE = 20
 """After so many of these proposals, a new configuration is taken from the list of the space."""
 
@@ -57,7 +60,9 @@ class Sampler:
         how = method(tuning)
         grid = how.make is None
         self.listed = self._list(grid)
-        self.count = tuning.num_trials or 6
+        self.grid = grid
+        self.count = self.counted(tuning)
+        """How many configurations the study tries."""
         if self.listed is not None:
             available = len(self.first) + len(self.listed)
             if grid and tuning.num_trials not in (None, self.combinations, available):
@@ -65,12 +70,11 @@ class Sampler:
                     f"num_trials is {tuning.num_trials}, but the grid has {self.combinations}"
                     " combinations; leave num_trials out, or change the space."
                 )
-            if not grid and available < self.count:
+            if not grid and available < (tuning.num_trials or DEFAULT_COUNT):
                 self.remarks.append(
                     f"there {'is' if available == 1 else 'are'} only {available}"
                     f" configuration{'s' * (available > 1)} to try"
                 )
-            self.count = available if grid else min(self.count, available)
         if self.count < len(self.first):
             raise UserError(
                 f"num_trials is {self.count}, but base and try name {len(self.first)} already;"
@@ -88,14 +92,24 @@ class Sampler:
 
             random.Random(base.seed).shuffle(self.listed or [])
             self.distributions = {name: each.distribution() for name, each in dimensions.items()}
-            sampler = how.make(base.seed, self.count)
+            sampler = how.make(base.seed)
             with restored.log_level("optuna", logging.WARNING):  # it would log its own study
                 self.optuna = optuna.create_study(direction="maximize", sampler=sampler)
             self.failed = optuna.trial.TrialState.FAIL
+        self.sampled: list[dict[str, Any]] = []
+        """The configurations that `sample` has returned."""
         self.asked: list[int | None] = []
         """Optuna's number of each configuration that Optuna proposed; None for the first ones."""
         self.told = 0
         """How many trials Optuna knows the accuracies of."""
+
+    def counted(self, tuning: TuneConfig) -> int:
+        """Return how many configurations a study with these settings tries."""
+        wanted = tuning.num_trials or DEFAULT_COUNT
+        if self.listed is None:
+            return wanted
+        available = len(self.first) + len(self.listed)
+        return available if self.grid else min(wanted, available)
 
     def _add_first(self, tuning: TuneConfig) -> None:
         wanted = [("base", dict[str, Any]())] if tuning.base else []
@@ -167,9 +181,18 @@ class Sampler:
     def sample(self, number: int, accuracies: Mapping[int, float | None]) -> dict[str, Any] | None:
         """Return the values of configuration `number`, or None where more trials must end first.
 
-        Call this for 0, 1, 2, … in order. `accuracies` has an entry for each trial that has ended,
-        None for a trial without a result.
+        Call this for 0, 1, 2, … in order; a number that was given already gets the same values.
+        `accuracies` has an entry for each configuration whose trial has ended, None for a trial
+        without a result. The values do not depend on how many configurations are to come.
         """
+        if number == len(self.sampled):
+            values = self._next(number, accuracies)
+            if values is None:
+                return None
+            self.sampled.append(values)
+        return self.sampled[number]
+
+    def _next(self, number: int, accuracies: Mapping[int, float | None]) -> dict[str, Any] | None:
         if number < len(self.first):
             self.asked.append(None)
             return self.first[number]

@@ -56,7 +56,8 @@ def _run(folder: Place) -> Iterator[str]:
     winner = overview.winner(trials)
     against_base = search.against_base(table.to_pylist(), winner)
     yield f"<h1>{'Study' if overview.is_study(trials) else 'Run'} {escape(folder.name)}</h1>"
-    yield page.definitions(overview.lines(trials, epochs, list(space), against_base))
+    goes_on = run_folder.goes_on(folder)
+    yield page.definitions(overview.lines(trials, epochs, list(space), against_base, goes_on))
     yield page.section(
         "Confirmation with fresh seeds",
         "Each row is a configuration that was trained again with new seeds; it names the mean"
@@ -64,7 +65,7 @@ def _run(folder: Place) -> Iterator[str]:
         " their mean, and the whiskers reach one standard deviation to each side. Where the"
         " whiskers of two configurations overlap far, their order may be chance. The orange row is"
         " the winner on the test set, trained with no image held out.",
-        figures.confirmation(trials),
+        figures.confirmation(overview.of_winner(trials)),
     )
     yield page.section(
         "Every trial, epoch by epoch",

@@ -437,7 +437,7 @@ def test_a_sampler_from_outside_is_one_entry(monkeypatch: pytest.MonkeyPatch) ->
 
     entry = search.Method(
         "evolves the better ones",
-        lambda seed, count: NSGAIISampler(seed=seed, population_size=4),
+        lambda seed: NSGAIISampler(seed=seed, population_size=4),
         learns=True,
     )
     monkeypatch.setitem(search.SAMPLERS, "nsga2", entry)
