@@ -257,6 +257,13 @@ class TuneConfig(Config):
         " fields that it does not name are the base recipe's.",
         json_schema_extra={"flag": "--try", "metavar": "'NAME=VALUE …'"},
     )
+    start_from: str | None = Field(
+        None,
+        description="Study whose best 3 configurations to try before the sampled ones: a folder, a"
+        " URI, or a name in the storage. A sampler that learns also learns from its other trials"
+        " that lie in the space.",
+        json_schema_extra={"metavar": "RUN"},
+    )
     keep: int | None = Field(
         None,
         ge=1,

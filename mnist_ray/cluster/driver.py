@@ -14,7 +14,7 @@ import yaml
 from ray import tune
 
 from mnist_ray import errors, learn, search, storage, tables
-from mnist_ray.cluster import connect, resources, resume, schedulers, tracking, trial
+from mnist_ray.cluster import connect, earlier, resources, resume, schedulers, tracking, trial
 from mnist_ray.cluster.recorder import Recorder
 from mnist_ray.cluster.show import StudyShow
 from mnist_ray.config import Recipe, Resources, RunConfig, TuneConfig
@@ -42,6 +42,7 @@ class Settings(NamedTuple):
     sampler: Sampler
     settings: tables.Row
     recorded: tables.Row
+    started_from: search.Earlier | None = None
 
 
 def drive(
@@ -61,6 +62,8 @@ def drive(
     concurrent = _concurrency(study.tuning, share, show.say if unchanged else None)
     resources.check_shared(folder.parent)
     with tables.locked(folder, "tune", study.settings, run.resume, not run.name) as folder:
+        if study.started_from:
+            earlier.write(folder, study.started_from)
         trackers = tracking.callbacks(study.tuning.track, folder.name)
         rows, epochs = resume.ended(folder)
         unfinished = resume.begun(folder, epochs)

@@ -5,6 +5,7 @@ Optuna only when it samples.
 """
 
 from mnist_ray.search.dimension import Dimension, read_dimension
+from mnist_ray.search.earlier import Earlier, Known, configurations
 from mnist_ray.search.outcome import Phase, Status, against_base, verdict
 from mnist_ray.search.plan import CHANGEABLE, Plan, Planned
 from mnist_ray.search.samplers import SAMPLERS, SCHEDULERS, Method, Policy, policy
@@ -18,6 +19,8 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULERS",
     "Dimension",
+    "Earlier",
+    "Known",
     "Method",
     "Phase",
     "Plan",
@@ -26,6 +29,7 @@ __all__ = [
     "Sampler",
     "Status",
     "against_base",
+    "configurations",
     "identity",
     "in_percent",
     "mean_and_deviation",

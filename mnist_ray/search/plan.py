@@ -21,8 +21,8 @@ RUNG = 1
 class Planned(NamedTuple):
     """A trial as planned: the study's base recipe, changed by `sampled`, its values in the search
     space, and by `more`, what its phase asks for. `repeats` is the number of the trial whose
-    configuration it repeats, and `origin` where its configuration comes from: base, try or
-    sampled."""
+    configuration it repeats, and `origin` where its configuration comes from: base, try, a
+    trial of an earlier study, or sampled."""
 
     phase: Phase
     sampled: dict[str, Any]

@@ -5,13 +5,15 @@ import logging
 import math
 import random
 from collections.abc import Hashable, Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mnist_ray import restored
 from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.search.dimension import Dimension
-from mnist_ray.search.samplers import check, method
+from mnist_ray.search.earlier import TAKEN, Earlier
+from mnist_ray.search.samplers import Method, check, method
 from mnist_ray.search.space import DEFAULT_GRID, DEFAULT_SPACE, identity, parse, read_try, valid
 
 if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` needs none of it
@@ -35,7 +37,7 @@ PATIENCE = 20
 
 class Sampler:
     """Gives the configurations of a study one by one: the base recipe, then the user's tries, then
-    sampled ones. No configuration comes twice.
+    the best of an `earlier` study, then sampled ones. No configuration comes twice.
 
     The same seed gives the same configurations, however many trials run at a time. A sampler that
     learns chooses configuration i from the accuracies of the trials 0 to i - `lag`, even if later
@@ -46,18 +48,30 @@ class Sampler:
     study.
     """
 
-    def __init__(self, tuning: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) -> None:
+    def __init__(
+        self,
+        tuning: TuneConfig,
+        dimensions: dict[str, Dimension],
+        base: Recipe,
+        earlier: Earlier | None = None,
+    ) -> None:
         self.base, self.dimensions, self.workers = base, dimensions, tuning.workers_per_trial
         self.remarks: list[str] = []
         """Sentences about the space, to print before the study starts."""
         self.given: set[Hashable] = set()
         """Identities of the configurations given so far."""
         self.first: list[dict[str, Any]] = []
-        """The base recipe's values and the user's tries."""
+        """The base recipe's values, the user's tries, and the best of the earlier study."""
         self.origins: list[str] = []
-        """Where each of the first configurations comes from: base or try."""
-        self._add_first(tuning)
+        """Where each of the first configurations comes from: base, try or the earlier trial."""
+        self.before: dict[int, float] = {}
+        """The accuracies that the earlier study had of some of the first configurations."""
+        self.known: list[tuple[dict[str, Any], float]] = []
+        """The values and accuracies of the earlier study's other configurations in the space."""
         how = method(tuning)
+        self._add_first(tuning)
+        if earlier:
+            self._start_from(earlier, how)
         grid = how.make is None
         self.listed = self._list(grid)
         self.grid = grid
@@ -76,8 +90,9 @@ class Sampler:
                     f" configuration{'s' * (available > 1)} to try"
                 )
         if self.count < len(self.first):
+            names = "base, try and start_from" if earlier else "base and try"
             raise UserError(
-                f"num_trials is {self.count}, but base and try name {len(self.first)} already;"
+                f"num_trials is {self.count}, but {names} name {len(self.first)} already;"
                 " raise it, or leave the base recipe out with --no-base."
             )
         if self.count == 1 and self.origins == ["base"] and self.listed != []:
@@ -119,6 +134,47 @@ class Sampler:
             if self._add(values):
                 self.first.append(values)
                 self.origins.append(origin)
+
+    def _start_from(self, earlier: Earlier, how: Method) -> None:
+        """Add the best configurations of an earlier study to the first ones, and keep what else it
+        knows for a sampler that learns."""
+        identities = [self._identity(values) for values in self.first]
+        reasons, taken, inside = list[str](), list[str](), 0
+        for known in earlier.trials:
+            values = earlier.first(known, self.dimensions)
+            try:
+                same = self._identity(values)
+            except UserError as error:
+                reasons.append(str(error))
+                continue
+            if same not in identities and len(taken) < TAKEN:
+                self._add(values)
+                self.first.append(values)
+                self.origins.append(f"trial {known.trial} of {earlier.run}")
+                identities.append(same)
+                taken.append(str(known.trial))
+            if same in identities:
+                self.before.setdefault(identities.index(same), known.accuracy)
+            if here := earlier.inside(known, self.dimensions, self.base):
+                inside += 1
+                if same not in identities:
+                    self.known.append((here, known.accuracy))
+        if len(reasons) == len(earlier.trials):
+            raise UserError(
+                f"start_from is {earlier.run}, but none of its configurations is valid with this"
+                f" recipe: {reasons[0]}"
+            )
+        tried = f"tries its trials {', '.join(taken)} first" if taken else "its best are tried too"
+        self.remarks.append(f"starts from {earlier.run}: {tried}")
+        if differs := earlier.conditions(self.dimensions, self.base):
+            self.remarks.append(f"{earlier.run} trained with {differs}")
+        if how.learns:
+            outside = len(earlier.trials) - inside
+            self.remarks.append(
+                f"learns from {len(self.known)} more of its configurations, with accuracies shifted"
+                " by as much as those of the repeated ones differ"
+                + (f"; {outside} lie outside this space" if outside else "")
+            )
 
     def _list(self, grid: bool) -> list[dict[str, Any]] | None:
         """Return the valid combinations that are not among the first configurations, each once;
@@ -175,7 +231,8 @@ class Sampler:
         return new
 
     def origin(self, number: int) -> str:
-        """Return where configuration `number` comes from: base, try or sampled."""
+        """Return where configuration `number` comes from: base, try, an earlier study's trial, or
+        sampled."""
         return self.origins[number] if number < len(self.origins) else "sampled"
 
     def sample(self, number: int, accuracies: Mapping[int, float | None]) -> dict[str, Any] | None:
@@ -203,6 +260,8 @@ class Sampler:
                 return None
             self._tell(self.told, accuracies[self.told])
             self.told += 1
+            if self.told == len(self.first):
+                self._tell_known(accuracies)
         return self._propose()
 
     def _tell(self, number: int, accuracy: float | None) -> None:
@@ -216,6 +275,18 @@ class Sampler:
             self.optuna.tell(asked, state=self.failed)
         else:
             self.optuna.tell(asked, accuracy)
+
+    def _tell_known(self, accuracies: Mapping[int, float | None]) -> None:
+        """Tell Optuna what the earlier study knows. Under other conditions, such as more epochs,
+        its accuracies differ by about as much as those of the configurations that both tried."""
+        from optuna.trial import create_trial
+
+        new = {number: accuracies[number] for number in self.before}
+        shifts = [value - self.before[number] for number, value in new.items() if value is not None]
+        for values, accuracy in self.known if shifts else ():
+            value = accuracy + fmean(shifts)
+            trial = create_trial(params=values, distributions=self.distributions, value=value)
+            self.optuna.add_trial(trial)
 
     def _propose(self) -> dict[str, Any]:
         """Return a valid and new configuration; raises UserError where none is found."""
@@ -241,12 +312,13 @@ def space_of(tuning: TuneConfig) -> dict[str, str]:
     return tuning.space or (DEFAULT_SPACE if method(tuning).make else DEFAULT_GRID)
 
 
-def sampler(tuning: TuneConfig, base: Recipe) -> Sampler:
-    """Return the sampler of a study around the recipe `base`; raises UserError where the study's
-    settings contradict each other, its space or the recipe."""
+def sampler(tuning: TuneConfig, base: Recipe, earlier: Earlier | None = None) -> Sampler:
+    """Return the sampler of a study around the recipe `base`, which may start from what an
+    `earlier` study found. Raises UserError where the study's settings contradict each other, its
+    space or the recipe."""
     dimensions = parse(space_of(tuning), base, tuning.workers_per_trial)
     check(tuning, dimensions, base)
-    return Sampler(tuning, dimensions, base)
+    return Sampler(tuning, dimensions, base, earlier)
 
 
 def _as_seen(

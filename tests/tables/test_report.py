@@ -269,6 +269,32 @@ def test_the_winner_is_the_trial_that_the_study_wrote_down(tmp_path: Path) -> No
     assert list(figure.data[-1].customdata[-1]) == [0.94]
 
 
+def test_a_study_that_goes_on_after_its_end_has_no_winner_yet(tmp_path: Path) -> None:
+    pairs = [
+        trial(0, "search", [0.9, 0.95, 0.96], winner=False),
+        trial(1, "confirm", [0.9, 0.95, 0.95], seed=1, repeats=0, winner=False),
+        trial(2, "final", [0.9, 0.95, 0.91], seed=1, repeats=0, winner=False),
+        trial(3, "search", [0.9, 0.95, 0.97], winner=True),
+        trial(4, "confirm", [0.9, 0.95, 0.96], seed=1, repeats=3, winner=False),
+    ]
+    folder = write(tmp_path / "a", *pairs)
+    assert "best so far</dt><dd>trial 3" in outcome(folder)  # no final run is its own
+    new = trial(5, "final", [0.9, 0.95, 0.94], seed=1, repeats=3, winner=False)
+    folder = write(tmp_path / "b", *pairs, new)
+    said = outcome(folder)
+    assert "winner</dt><dd>trial 3" in said
+    assert "94.00%" in said
+    assert "91.00%" not in said  # the one of the winner before
+    shown = figures.confirmation(overview.of_winner(read(folder)[0]))
+    assert shown is not None
+    assert [name for name in shown.data[-1].y if "test set" in name] == list(shown.data[-1].y)
+    assert "trial 0, test set" not in str(shown.data)
+    run_folder.record_change(folder, 6, {"num_trials": 9})
+    said = outcome(folder)
+    assert "best so far</dt><dd>trial 3" in said
+    assert "winner</dt>" not in said
+
+
 def test_a_study_that_names_no_winner_has_none(study: Path) -> None:
     rows = [{**row, "winner": False} for row in tables.read(study).to_pylist()]
     tables.write(study, rows, tables.read(study, tables.EPOCHS).to_pylist())
