@@ -87,7 +87,8 @@ FIELDS = {
     for cls in (Recipe, Resources, TuneConfig, RunConfig)
     for name, field in cls.model_fields.items()
     if name
-    not in ("space", "tries", "track", "name", "data_dir", "storage", "time_budget", "num_workers")
+    not in ("space", "tries", "start_from", "track", "name", "data_dir", "storage", "time_budget")
+    and name != "num_workers"
 }
 
 

@@ -1,9 +1,10 @@
 """Another study that a new one starts from: its best configurations, and all it knows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mnist_ray.config import Recipe
+from mnist_ray.errors import UserError
 from mnist_ray.search import outcome
 from mnist_ray.search.dimension import Dimension
 from mnist_ray.search.outcome import Phase, Row
@@ -62,6 +63,68 @@ class Earlier(NamedTuple):
             for name, value in self.recipe.items()
             if name not in varied and value != here[name]
         )
+
+    def start(
+        self,
+        dimensions: Mapping[str, Dimension],
+        base: Recipe,
+        given: Sequence[Hashable],
+        identity: Callable[[dict[str, Any]], Hashable],
+        learns: bool,
+    ) -> "Start":
+        """Choose what a new study over `dimensions`, around `base`, takes from this one. `given`
+        are the identities of the configurations that it tries anyway, and `learns` says whether
+        its sampler does. Raises UserError where no configuration is valid in the new study."""
+        start, identities, inside = Start([], {}, [], []), list(given), 0
+        reasons = []
+        for known in self.trials:
+            values = self.first(known, dimensions)
+            try:
+                same = identity(values)
+            except UserError as error:
+                reasons.append(str(error))
+                continue
+            if same not in identities and len(start.tried) < TAKEN:
+                start.tried.append((known, values))
+                identities.append(same)
+            if same in identities:
+                start.before.setdefault(identities.index(same), known.accuracy)
+            if here := self.inside(known, dimensions, base):
+                inside += 1
+                if same not in identities:
+                    start.known.append((here, known.accuracy))
+        if len(reasons) == len(self.trials):
+            raise UserError(
+                f"start_from is {self.run}, but none of its configurations is valid with this"
+                f" recipe: {reasons[0]}"
+            )
+        numbers = ", ".join(str(known.trial) for known, _ in start.tried)
+        tried = f"tries its trials {numbers} first" if numbers else "its best are tried anyway"
+        start.remarks.append(f"starts from {self.run}: {tried}")
+        if differs := self.conditions(dimensions, base):
+            start.remarks.append(f"{self.run} trained with {differs}")
+        if learns:
+            outside = len(self.trials) - inside
+            start.remarks.append(
+                f"learns from {len(start.known)} more of its configurations, with accuracies"
+                " shifted by as much as those of the repeated ones differ"
+                + (f"; {outside} lie outside this space" if outside else "")
+            )
+        return start
+
+
+class Start(NamedTuple):
+    """What a new study takes from another one."""
+
+    tried: list[tuple[Known, dict[str, Any]]]
+    """The configurations that it tries first, with their values."""
+    before: dict[int, float]
+    """The accuracies there of configurations that the new study tries first, by their numbers
+    here: of those that it tries anyway, then of `tried`."""
+    known: list[tuple[dict[str, Any], float]]
+    """The values and accuracies of the others that lie in the new study's space."""
+    remarks: list[str]
+    """Sentences to print before the study starts."""
 
 
 def configurations(

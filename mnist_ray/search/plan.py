@@ -4,35 +4,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.search import outcome
 from mnist_ray.search.budget import Budget
 from mnist_ray.search.outcome import Phase, Row
 from mnist_ray.search.samplers import policy
 from mnist_ray.search.sampling import Sampler
+from mnist_ray.search.trials import Planned, Trials
 
 RUNG = 1
 """Epochs of a trial in the screening."""
-
-
-class Planned(NamedTuple):
-    """A trial as planned: the study's base recipe, changed by `sampled`, its values in the search
-    space, and by `more`, what its phase asks for. `repeats` is the number of the trial whose
-    configuration it repeats, and `origin` where its configuration comes from: base, try, a
-    trial of an earlier study, or sampled."""
-
-    phase: Phase
-    sampled: dict[str, Any]
-    more: dict[str, Any]
-    repeats: int | None = None
-    origin: str = "sampled"
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        return {**self.sampled, **self.more}
 
 
 CHANGEABLE = ("num_trials", "keep", "confirm", "confirm_seeds", "confirm_base", "time_budget")
@@ -40,7 +23,7 @@ CHANGEABLE = ("num_trials", "keep", "confirm", "confirm_seeds", "confirm_base", 
 and change none that was trained."""
 
 
-class Plan:
+class Plan(Trials):
     """Gives the next trial to run, and is told the row of each trial that ended.
 
     It decides from the rows alone. A study of the same seed therefore runs the same trials, however
@@ -63,7 +46,8 @@ class Plan:
         clock: Callable[[], float] = time.monotonic,
         changes: Sequence[tuple[int, TuneConfig]] = (),
     ) -> None:
-        self.base, self.sampler, self.changes = base, sampler, changes
+        super().__init__(base)
+        self.sampler, self.changes = sampler, changes
         self.dimensions = sampler.dimensions
         self.recorded = {row["trial"]: row for row in recorded}
         self.unfinished = dict(unfinished or {})
@@ -77,10 +61,6 @@ class Plan:
             for phase in Phase
         }
         self.budget = Budget(trial_images, self.concurrent, clock)
-        self.trials: list[Planned] = []
-        self.configured: list[int] = []
-        """The number of each configuration's first trial, in the order of the sampler."""
-        self.rows: dict[int, Row] = {}
         self.tuning, self.count = tuning, sampler.counted(tuning)
         self.screening = policy(tuning).screens and self.epochs > RUNG and self.keep < self.count
         """Whether the study screens its configurations before it trains the best in full. Later
@@ -106,7 +86,7 @@ class Plan:
         if self.left.total():
             extra = self.tuning.confirm_base and self.confirm > 0
             most = min(self.confirm + extra, self.competing)
-            confirmed = [trial.repeats for trial in self._planned(Phase.CONFIRM)]
+            confirmed = [trial.repeats for trial in self.planned(Phase.CONFIRM)]
             seeds = self.tuning.confirm_seeds
             self.left[Phase.CONFIRM] = (most + len({*confirmed})) * seeds - len(confirmed)
             self.left[Phase.FINAL] = seeds if most else 0
@@ -152,9 +132,7 @@ class Plan:
         """Return the next trial; None where the study is `done`, or a trial must end first."""
         planned = next(self._steps, None)
         if planned is not None:
-            if planned.repeats is None:
-                self.configured.append(len(self.trials))
-            self.trials.append(planned)
+            self.add(planned)
             self.left[planned.phase] -= 1
         elif len(self.rows) == len(self.trials):
             self.done = True
@@ -218,27 +196,6 @@ class Plan:
         self.added = self.left[self.first]
         return len(self.trials)
 
-    def begun(self) -> list[int]:
-        """Return the numbers of the planned trials that have not ended."""
-        return [number for number in range(len(self.trials)) if number not in self.rows]
-
-    def ranked(self, phase: Phase) -> list[int]:
-        """Return the numbers of the trials of `phase` that have a result, the best first."""
-        return outcome.ranked(self.rows.values(), phase)
-
-    def confirmed(self) -> dict[int, list[float | None]]:
-        """Return the final accuracies of each confirmed trial's repetitions, best mean first."""
-        return outcome.confirmed(self.rows.values())
-
-    def winner(self) -> int | None:
-        """Return the number of the best trial: by the confirmation, or else by the search."""
-        return outcome.winner(self.rows.values())
-
-    def finals(self) -> list[int]:
-        """Return the numbers of the winner's final runs that have a result, in order."""
-        winner = self.winner()
-        return sorted(n for n in self.ranked(Phase.FINAL) if self.trials[n].repeats == winner)
-
     def seconds_left(self) -> float | None:
         """Estimate the seconds left if no trial is stopped early; None without a measured pace."""
         # A copy of the rows, because the display calls this from a thread of its own.
@@ -250,7 +207,7 @@ class Plan:
         first. What was trained before the settings changed is not trained again."""
         shorter = {"epochs": RUNG} if self.screening else {}
         for number in range(len(self.configured), self.count):
-            while (sampled := self.sampler.sample(number, self._accuracies())) is None:
+            while (sampled := self.sampler.sample(number, self.accuracies())) is None:
                 yield None
             if number and not self._in_time(self.first):
                 left = self.count - number
@@ -262,7 +219,7 @@ class Plan:
             kept = self._to_search()
             self.left[Phase.SEARCH] = len(kept)
             for number in kept:
-                if self._planned(Phase.SEARCH) and not self._in_time(Phase.SEARCH):
+                if self.planned(Phase.SEARCH) and not self._in_time(Phase.SEARCH):
                     self.skipped.append("more of the screened configurations in full")
                     break
                 yield self._again(Phase.SEARCH, number)
@@ -280,12 +237,9 @@ class Plan:
         for number, seed in scores:
             yield self._again(Phase.FINAL, number, seed=seed, holdout=0)
 
-    def _planned(self, phase: Phase) -> list[Planned]:
-        return [trial for trial in self.trials if trial.phase == phase]
-
     def _to_search(self) -> list[int]:
         """Return the screened trials that are to train in full and have not, the best first."""
-        searched = {trial.repeats for trial in self._planned(Phase.SEARCH)}
+        searched = {trial.repeats for trial in self.planned(Phase.SEARCH)}
         return [n for n in self._best(Phase.SCREEN, self.keep) if n not in searched]
 
     def _to_confirm(self) -> list[tuple[int, int]]:
@@ -293,7 +247,7 @@ class Plan:
         gets every seed, even if it is no longer among the best: alike samples are compared."""
         if not self.confirm:
             return []
-        confirmed = self._repeated(Phase.CONFIRM)
+        confirmed = self.repeated(Phase.CONFIRM)
         numbers = [*self._best(Phase.SEARCH, self.confirm), *(n for n, _ in confirmed)]
         pairs = [(n, seed) for seed in self.seeds() for n in dict.fromkeys(numbers)]
         return [pair for pair in pairs if pair not in confirmed]
@@ -301,14 +255,9 @@ class Plan:
     def _to_score(self) -> list[tuple[int, int]]:
         """Return the winner and the seeds that its final runs lack; empty without a
         confirmation."""
-        winner = self.winner() if self._planned(Phase.CONFIRM) else None
+        winner = self.winner() if self.planned(Phase.CONFIRM) else None
         pairs = [] if winner is None else [(winner, seed) for seed in self.seeds()]
-        return [pair for pair in pairs if pair not in self._repeated(Phase.FINAL)]
-
-    def _repeated(self, phase: Phase) -> list[tuple[int, int]]:
-        """Return which trials were repeated in `phase`, and with which seeds."""
-        trials = self._planned(phase)
-        return [(each.repeats, each.more["seed"]) for each in trials if each.repeats is not None]
+        return [pair for pair in pairs if pair not in self.repeated(Phase.FINAL)]
 
     def _best(self, phase: Phase, count: int) -> list[int]:
         """Return the best `count` trials of `phase`, and the base recipe's with `confirm_base`."""
@@ -342,23 +291,11 @@ class Plan:
             return Phase.CONFIRM
         return Phase.SCREEN if self.screening and recipe.epochs == RUNG else Phase.SEARCH
 
-    def images_of(self, number: int) -> int:
-        """Return how many images the trial `number` trains on in an epoch."""
-        return self.base.replace(**self.trials[number].changes).images
-
     def images(self, phase: Phase) -> int:
         """Return how many images a trial of `phase` trains on in an epoch, at most."""
         base = self.base.replace(holdout=0) if phase == Phase.FINAL else self.base
         sizes = self.dimensions.get("train_size")
         return max(size or base.images for size in sizes.values) if sizes else base.images
-
-    def _accuracies(self) -> dict[int, float | None]:
-        """Return the best accuracies of the configurations whose first trial has ended."""
-        return {
-            i: self.rows[number]["best_accuracy"]
-            for i, number in enumerate(self.configured)
-            if number in self.rows
-        }
 
 
 def _matches(row: Row, planned: Planned) -> bool:

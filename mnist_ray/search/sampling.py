@@ -12,8 +12,8 @@ from mnist_ray import restored
 from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.search.dimension import Dimension
-from mnist_ray.search.earlier import TAKEN, Earlier
-from mnist_ray.search.samplers import Method, check, method
+from mnist_ray.search.earlier import Earlier
+from mnist_ray.search.samplers import check, method
 from mnist_ray.search.space import DEFAULT_GRID, DEFAULT_SPACE, identity, parse, read_try, valid
 
 if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` needs none of it
@@ -71,7 +71,14 @@ class Sampler:
         how = method(tuning)
         self._add_first(tuning)
         if earlier:
-            self._start_from(earlier, how)
+            given = [self._identity(values) for values in self.first]
+            start = earlier.start(dimensions, base, given, self._identity, how.learns)
+            for known, values in start.tried:
+                self._add(values)
+                self.first.append(values)
+                self.origins.append(f"trial {known.trial} of {earlier.run}")
+            self.before, self.known = start.before, start.known
+            self.remarks += start.remarks
         grid = how.make is None
         self.listed = self._list(grid)
         self.grid = grid
@@ -134,47 +141,6 @@ class Sampler:
             if self._add(values):
                 self.first.append(values)
                 self.origins.append(origin)
-
-    def _start_from(self, earlier: Earlier, how: Method) -> None:
-        """Add the best configurations of an earlier study to the first ones, and keep what else it
-        knows for a sampler that learns."""
-        identities = [self._identity(values) for values in self.first]
-        reasons, taken, inside = list[str](), list[str](), 0
-        for known in earlier.trials:
-            values = earlier.first(known, self.dimensions)
-            try:
-                same = self._identity(values)
-            except UserError as error:
-                reasons.append(str(error))
-                continue
-            if same not in identities and len(taken) < TAKEN:
-                self._add(values)
-                self.first.append(values)
-                self.origins.append(f"trial {known.trial} of {earlier.run}")
-                identities.append(same)
-                taken.append(str(known.trial))
-            if same in identities:
-                self.before.setdefault(identities.index(same), known.accuracy)
-            if here := earlier.inside(known, self.dimensions, self.base):
-                inside += 1
-                if same not in identities:
-                    self.known.append((here, known.accuracy))
-        if len(reasons) == len(earlier.trials):
-            raise UserError(
-                f"start_from is {earlier.run}, but none of its configurations is valid with this"
-                f" recipe: {reasons[0]}"
-            )
-        tried = f"tries its trials {', '.join(taken)} first" if taken else "its best are tried too"
-        self.remarks.append(f"starts from {earlier.run}: {tried}")
-        if differs := earlier.conditions(self.dimensions, self.base):
-            self.remarks.append(f"{earlier.run} trained with {differs}")
-        if how.learns:
-            outside = len(earlier.trials) - inside
-            self.remarks.append(
-                f"learns from {len(self.known)} more of its configurations, with accuracies shifted"
-                " by as much as those of the repeated ones differ"
-                + (f"; {outside} lie outside this space" if outside else "")
-            )
 
     def _list(self, grid: bool) -> list[dict[str, Any]] | None:
         """Return the valid combinations that are not among the first configurations, each once;

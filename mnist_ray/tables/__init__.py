@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_ray.storage import Place
+from mnist_ray.tables.changes import record_change, recorded_settings, settings_over_time
 from mnist_ray.tables.machine import provenance
 from mnist_ray.tables.rows import (
     NoTable,
@@ -33,10 +34,7 @@ from mnist_ray.tables.run_folder import (
     locked,
     new_trial_folder,
     prune,
-    record_change,
-    recorded_settings,
     resume_flags,
-    settings_over_time,
     space,
     trial_folders,
     trial_name,

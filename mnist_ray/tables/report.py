@@ -14,7 +14,7 @@ import pyarrow as pa
 from mnist_ray import errors, search, storage
 from mnist_ray.search import Phase, Status
 from mnist_ray.storage import Place
-from mnist_ray.tables import figures, hyperparameters, overview, page, run_folder, views
+from mnist_ray.tables import changes, figures, hyperparameters, overview, page, run_folder, views
 from mnist_ray.tables.rows import empty, read
 from mnist_ray.tables.schema import COLUMNS, EPOCHS, PREDICTIONS, TRIALS
 
@@ -56,7 +56,7 @@ def _run(folder: Place) -> Iterator[str]:
     winner = overview.winner(trials)
     against_base = search.against_base(table.to_pylist(), winner)
     yield f"<h1>{'Study' if overview.is_study(trials) else 'Run'} {escape(folder.name)}</h1>"
-    goes_on = run_folder.goes_on(folder)
+    goes_on = changes.goes_on(folder)
     yield page.definitions(overview.lines(trials, epochs, list(space), against_base, goes_on))
     yield page.section(
         "Confirmation with fresh seeds",

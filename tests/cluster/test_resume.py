@@ -14,7 +14,7 @@ from mnist_ray.learn import checkpoint
 from mnist_ray.learn.checkpoint import Checkpoint
 from mnist_ray.learn.model import build
 from mnist_ray.storage import Place
-from mnist_ray.tables import run_folder
+from mnist_ray.tables import changes, run_folder
 from mnist_ray.terminal import command, flags
 
 CONFIG = Recipe(epochs=4, holdout=100)
@@ -208,28 +208,28 @@ def test_a_resumed_study_goes_on_with_its_newest_settings(home: Place) -> None:
         storage.write(home / "it" / name / "file", b"")
     storage.write(home / "it" / "tune.yaml", yaml.safe_dump(began).encode())
     storage.write(home / "it" / tables.PREDICTIONS, b"")
-    run_folder.record_change(home / "it", 9, {"num_trials": 7, "confirm": 2})
-    assert run_folder.goes_on(home / "it")  # it has no winner until it ends again
+    changes.record_change(home / "it", 9, {"num_trials": 7, "confirm": 2})
+    assert changes.goes_on(home / "it")  # it has no winner until it ends again
     # What a trial that comes after the change left before it is not that trial's.
     assert run_folder.trial_numbers(home / "it") == {3}
-    run_folder.record_change(home / "it", 12, {"num_trials": 8, "confirm": 2})
-    run_folder.record_change(home / "it", 12, {"num_trials": 9, "confirm": 3})
-    over_time = run_folder.settings_over_time(home / "it")
+    changes.record_change(home / "it", 12, {"num_trials": 8, "confirm": 2})
+    changes.record_change(home / "it", 12, {"num_trials": 9, "confirm": 3})
+    over_time = changes.settings_over_time(home / "it")
     assert [(after, now["num_trials"], now["confirm"]) for after, now in over_time] == [
         *((0, 4, None), (9, 7, 2)),
         (12, 9, 3),  # nothing was planned with 8
     ]
     run = RunConfig(storage=str(home), name="it", resume=True)
     newest = {**began, "num_trials": 9, "confirm": 3}
-    assert run_folder.recorded_settings(run, "tune") == newest
+    assert changes.recorded_settings(run, "tune") == newest
     argv = ["--resume", "--name", "it", "--storage", str(home)]
     classes = Recipe, TuneConfig, PerWorker, RunConfig
     _, tuning, *_ = flags.parse(argv, "tune", *classes, description="d")
     assert (tuning.num_trials, tuning.confirm) == (9, 3)
     for torn in (b"changes: 3", b"changes: [3]", b"changes: [{num_trials: 3}]", b"changes: ["):
-        storage.write(home / "it" / run_folder.CHANGES, torn)
+        storage.write(home / "it" / changes.CHANGES, torn)
         with pytest.raises(UserError, match=r"config .*changes\.yaml"):
-            run_folder.settings_over_time(home / "it")
+            changes.settings_over_time(home / "it")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_name_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
     run = RunConfig(storage=tmp_path, name="a")
     with run_folder.locked(run_folder.folder_of(run, "train"), "train", CONFIG.model_dump()):
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert Recipe(**run_folder.recorded_settings(run.replace(resume=True), "train")) == CONFIG
+    assert Recipe(**changes.recorded_settings(run.replace(resume=True), "train")) == CONFIG
     refused = pytest.raises(UserError, match="name a was just taken")
     with refused, run_folder.locked(tmp_path / "a", "train", {}):
         pass

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mnist_ray import search
 from mnist_ray.config import STUDY_RECIPE, Recipe, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.search.plan import Plan, Planned
+from mnist_ray.search.plan import Plan
+from mnist_ray.search.trials import Planned
 from mnist_ray.tables.rows import Row
 
 BASE = Recipe(**{**STUDY_RECIPE, "epochs": 5})

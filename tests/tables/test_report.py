@@ -15,7 +15,7 @@ import yaml
 
 from mnist_ray import errors, results, search, tables
 from mnist_ray.config import Recipe
-from mnist_ray.tables import axes, figures, hyperparameters, overview, report, run_folder
+from mnist_ray.tables import axes, changes, figures, hyperparameters, overview, report, run_folder
 
 STARTED = pd.Timestamp("2026-01-01T12:00:00Z")
 
@@ -289,7 +289,7 @@ def test_a_study_that_goes_on_after_its_end_has_no_winner_yet(tmp_path: Path) ->
     assert shown is not None
     assert [name for name in shown.data[-1].y if "test set" in name] == list(shown.data[-1].y)
     assert "trial 0, test set" not in str(shown.data)
-    run_folder.record_change(folder, 6, {"num_trials": 9})
+    changes.record_change(folder, 6, {"num_trials": 9})
     said = outcome(folder)
     assert "best so far</dt><dd>trial 3" in said
     assert "winner</dt>" not in said
