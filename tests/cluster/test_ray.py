@@ -244,10 +244,11 @@ def test_a_study_that_ended_gets_more_trials(
     assert [row["phase"] for row in before] == ["search"] * 2 + ["confirm"] * 2 + ["final"]
     capfd.readouterr()
     more = ["--storage", str(storage), "--name", "it", "--resume", "--confirm-seeds", "2"]
-    assert errors.run(tune.main, [*more, "--num-trials", "1"]) == 2
-    assert "num_trials is 1, but 2 configurations were tried already" in capfd.readouterr().err
+    more = [*more, "--num-trials", "3"]
+    assert errors.run(tune.main, [*more, "--confirm", "1"]) == 2
+    assert "confirm is 1, but the study has 2, and can only get more" in capfd.readouterr().err
     assert table(storage / "it") == before
-    assert errors.run(tune.main, [*more, "--num-trials", "3"]) == 0
+    assert errors.run(tune.main, more) == 0
     assert "adds 1 configuration to the 2 before" in capfd.readouterr().out
 
     after = table(storage / "it")
