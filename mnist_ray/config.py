@@ -284,6 +284,13 @@ class TuneConfig(Config):
         " fields that it does not name are the base recipe's.",
         json_schema_extra={"flag": "--try", "metavar": "'NAME=VALUE …'"},
     )
+    start_from: str | None = Field(
+        None,
+        description="Study whose best 3 configurations to try before the sampled ones: a folder, a"
+        " URI, or a name in the storage. A sampler that learns also learns from its other trials"
+        " that lie in the space.",
+        json_schema_extra={"metavar": "RUN"},
+    )
     keep: int | None = Field(
         None,
         ge=1,
@@ -309,7 +316,10 @@ class TuneConfig(Config):
     )
     space: dict[str, str] = Field(
         {},
-        description="What to vary, like lr=loguniform(0.003,0.3); also uniform, randint, choice.",
+        description="What to vary, like lr=loguniform(0.003,0.3): uniform(a,b) and loguniform(a,b)"
+        " are real numbers, randint(a,b) and lograndint(a,b) whole ones, each from a to b, both"
+        " included; uniform and randint take a step too, like uniform(0,0.5,0.1); choice(a,b,…) is"
+        " one of its values.",
     )
     workers_per_trial: int = Field(1, ge=1, le=1024, description="Data-parallel workers per trial.")
     max_concurrent: int | None = Field(

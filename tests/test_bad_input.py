@@ -87,7 +87,8 @@ FIELDS = {
     for cls in (Recipe, Resources, TuneConfig, RunConfig)
     for name, field in cls.model_fields.items()
     if name
-    not in ("space", "tries", "track", "name", "data_dir", "storage", "time_budget", "num_workers")
+    not in ("space", "tries", "start_from", "track", "name", "data_dir", "storage", "time_budget")
+    and name != "num_workers"
 }
 
 
@@ -142,7 +143,7 @@ SPECS = st.one_of(
     TEXT,
     st.text("()[]{}0123456789.,-+e lograndiuntchoice'\"#&*!:", max_size=40),
     st.tuples(
-        st.sampled_from(["uniform", "loguniform", "randint", "choice", "normal", ""]),
+        st.sampled_from(["uniform", "loguniform", "randint", "lograndint", "choice", "normal", ""]),
         st.lists(st.floats() | st.integers() | st.text("ab'[", max_size=3), max_size=3),
     ).map(lambda made: f"{made[0]}({', '.join(map(str, made[1]))})"),
 )

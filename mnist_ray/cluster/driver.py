@@ -6,7 +6,6 @@
 
 from collections.abc import Callable, Container
 from datetime import UTC, datetime
-from operator import itemgetter
 from typing import NamedTuple
 
 import ray
@@ -15,14 +14,16 @@ import yaml
 from ray import tune
 
 from mnist_ray import errors, learn, search, storage, tables
-from mnist_ray.cluster import connect, resources, resume, schedulers, tracking, trial
+from mnist_ray.cluster import connect, earlier, resources, resume, schedulers, tracking, trial
 from mnist_ray.cluster.recorder import Recorder
 from mnist_ray.cluster.show import StudyShow
 from mnist_ray.config import Recipe, Resources, RunConfig, TuneConfig
 from mnist_ray.errors import RunFailed, UserError
 from mnist_ray.learn import Mnist
-from mnist_ray.search import Phase, Plan, Sampler
+from mnist_ray.search import Plan, Sampler
 from mnist_ray.storage import Place
+
+CHANGED = set(search.CHANGEABLE)
 
 
 class Settings(NamedTuple):
@@ -41,6 +42,7 @@ class Settings(NamedTuple):
     sampler: Sampler
     settings: tables.Row
     recorded: tables.Row
+    started_from: search.Earlier | None = None
 
 
 def drive(
@@ -60,13 +62,21 @@ def drive(
     concurrent = _concurrency(study.tuning, share, show.say if unchanged else None)
     resources.check_shared(folder.parent)
     with tables.locked(folder, "tune", study.settings, run.resume, not run.name) as folder:
+        if study.started_from:
+            earlier.write(folder, study.started_from)
         trackers = tracking.callbacks(study.tuning.track, folder.name)
         rows, epochs = resume.ended(folder)
         unfinished = resume.begun(folder, epochs)
         epochs |= {number: each.epochs for number, each in unfinished.items()}
         recipes = {number: each.recipe for number, each in unfinished.items()}
-        plan = Plan(study.planned, base, sampler, concurrent, rows, recipes)
-        searcher = schedulers.Search(plan, folder, plan.replay())
+        (_, began), *changes = _settings_over_time(folder, study.planned)
+        plan = Plan(began, base, sampler, concurrent, rows, recipes, changes=changes)
+        plan.replay()
+        if plan.tuning != study.planned:
+            after = plan.change(study.planned)
+            tables.record_change(folder, after, study.planned.model_dump(include=CHANGED))
+            epochs = {number: each for number, each in epochs.items() if number < after}
+        searcher = schedulers.Search(plan, folder, plan.begun())
         if pace:  # scoring an image takes a third as long as training on it
             plan.budget.guess(pace, plan.epochs * base.holdout * pace / 3)
         show.begin(plan, share)
@@ -80,7 +90,8 @@ def drive(
                 recorder = _search(searcher, study.needs, epochs, mnist, share, run, trackers, show)
                 return _finish(recorder, mnist, show)
         except (RunFailed, KeyboardInterrupt):
-            show.stopped(folder, tables.resume_flags(folder, run, study.settings, study.recorded))
+            recorded = {**study.recorded, **study.planned.model_dump(include=CHANGED)}
+            show.stopped(folder, tables.resume_flags(folder, run, study.settings, recorded))
             raise
 
 
@@ -160,10 +171,8 @@ def _finish(recorder: Recorder, mnist: Mnist, show: StudyShow) -> tables.Row:
         outcomes = {f"{row['status']}: {row['error'] or ''}" for row in plan.rows.values()}
         raise RunFailed(f"no trial has a result ({'; '.join(sorted(outcomes))}); see {folder}.")
     best = plan.rows[winner]
-    finals = [plan.rows[i] for i in plan.ranked(Phase.FINAL)]
-    saved = learn.load_checkpoint(
-        folder / min(finals, key=itemgetter("trial"), default=best)["checkpoint"]
-    )
+    finals = plan.finals()
+    saved = learn.load_checkpoint(folder / plan.rows[[*finals, winner][0]]["checkpoint"])
     score, predictions = learn.predictions(learn.load_model(saved), learn.test_part(mnist))
     tables.write_predictions(folder, predictions)
     if not finals:
@@ -173,6 +182,15 @@ def _finish(recorder: Recorder, mnist: Mnist, show: StudyShow) -> tables.Row:
     storage.write(recipe, _recipe(plan, best).encode())
     show.end(folder, recipe)
     return best
+
+
+def _settings_over_time(folder: Place, tuning: TuneConfig) -> list[tuple[int, TuneConfig]]:
+    """Return the settings that the study began with, and those after each change, with how many
+    trials came before."""
+    return [
+        (after, tuning.replace(**{name: settings[name] for name in CHANGED}))
+        for after, settings in tables.settings_over_time(folder)
+    ]
 
 
 def _now() -> datetime:

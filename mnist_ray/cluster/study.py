@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from mnist_ray import restored, search, tables
-from mnist_ray.cluster import connect, ray_private, tracking
+from mnist_ray.cluster import connect, earlier, ray_private, tracking
 from mnist_ray.cluster.show import StudyShow
 from mnist_ray.config import PerWorker, Recipe, Resources, RunConfig, TuneConfig, check_batch
 from mnist_ray.errors import UserError
@@ -36,7 +36,8 @@ def run_study(
     settings = {**base.model_dump(), **per_worker.model_dump(), **tuning.model_dump()}
     recorded = tables.recorded_settings(run, "tune") if run.resume else settings
     planned = tuning.replace(max_concurrent=recorded["max_concurrent"])
-    sampler = search.sampler(planned, base)
+    started = None if tuning.start_from is None else earlier.read(tuning.start_from, run)
+    sampler = search.sampler(planned, base, started)
     folder = tables.folder_of(run, "tune")
     tracking.check(tuning.track)
     quiet = {} if run.verbose else ray_private.QUIET_TUNE
@@ -55,7 +56,9 @@ def run_study(
             with show.waiting("loading PyTorch, Ray Tune and MNIST"):
                 mnist, pace = loading.result()
                 from mnist_ray.cluster import driver
-            study = driver.Settings(base, tuning, planned, needs, run, sampler, settings, recorded)
+            study = driver.Settings(
+                base, tuning, planned, needs, run, sampler, settings, recorded, started
+            )
             return driver.drive(study, folder, mnist, pace, show)
 
 

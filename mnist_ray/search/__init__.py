@@ -4,18 +4,24 @@ It decides from the rows of the trials table. It never imports torch, Ray or ano
 Optuna only when it samples.
 """
 
+from mnist_ray.search.dimension import Dimension, read_dimension
+from mnist_ray.search.earlier import Earlier, Known, configurations
 from mnist_ray.search.outcome import Phase, Status, against_base, verdict
-from mnist_ray.search.plan import Plan, Planned
+from mnist_ray.search.plan import CHANGEABLE, Plan
 from mnist_ray.search.samplers import SAMPLERS, SCHEDULERS, Method, Policy, policy
 from mnist_ray.search.sampling import LAG, Sampler, sampler, space_of
-from mnist_ray.search.space import Dimension, identity, parse, read_dimension
+from mnist_ray.search.space import identity, parse
 from mnist_ray.search.statistics import in_percent, mean_and_deviation, welch, wilson
+from mnist_ray.search.trials import Planned
 
 __all__ = [
+    "CHANGEABLE",
     "LAG",
     "SAMPLERS",
     "SCHEDULERS",
     "Dimension",
+    "Earlier",
+    "Known",
     "Method",
     "Phase",
     "Plan",
@@ -24,6 +30,7 @@ __all__ = [
     "Sampler",
     "Status",
     "against_base",
+    "configurations",
     "identity",
     "in_percent",
     "mean_and_deviation",

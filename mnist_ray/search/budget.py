@@ -11,19 +11,19 @@ from mnist_ray.search.outcome import WITH_RESULT, Phase, Row
 class Budget:
     """Estimates how long trials take, at the pace of the trials that ended with a result.
 
-    `seconds` is the time budget, which starts when this object is made; infinity is no limit.
-    `trial_images` is how many images a trial of each phase trains on, over all its epochs.
-    `concurrent` trials run at a time.
+    The time budget starts when this object is made. `trial_images` is how many images a trial of
+    each phase trains on, over all its epochs. `concurrent` trials run at a time.
     """
 
     def __init__(
         self,
-        seconds: float,
         trial_images: Mapping[Phase, int],
         concurrent: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.seconds, self.trial_images, self.concurrent = seconds, trial_images, concurrent
+        self.seconds = math.inf
+        """The time budget; infinity is no limit."""
+        self.trial_images, self.concurrent = trial_images, concurrent
         self.clock, self.started = clock, clock()
         self.ended: list[tuple[Row, int]] = []
         """The row and the images per epoch of each trial that ended with a result."""
@@ -59,19 +59,19 @@ class Budget:
             for phase, count in trials.items()
         )
 
-    def allows(self, phase: Phase, outline: Mapping[Phase, int]) -> bool:
+    def allows(self, phase: Phase, left: Mapping[Phase, int]) -> bool:
         """Say whether another trial of `phase`, and all that must follow, would end in time.
 
         The screening and the search leave time for the confirmation, unless it would take more
-        than half of the budget. `outline` is how many trials each phase has in all.
+        than half of the budget. `left` is how many trials of each phase are still to come.
         """
-        confirmation = {each: outline.get(each, 0) for each in (Phase.CONFIRM, Phase.FINAL)}
+        confirmation = {each: left.get(each, 0) for each in (Phase.CONFIRM, Phase.FINAL)}
         needed = self.estimate(confirmation)
         if needed is None or not self.ended:  # a guess is not sure enough to leave a trial out
             return True
         if phase != Phase.CONFIRM:
             if needed > self.seconds / 2:
                 needed = 0.0
-            following = {Phase.SEARCH: outline[Phase.SEARCH]} if phase == Phase.SCREEN else {}
+            following = {Phase.SEARCH: left[Phase.SEARCH]} if phase == Phase.SCREEN else {}
             needed += self.estimate({phase: 1, **following}) or 0.0
         return self.clock() - self.started + needed <= self.seconds

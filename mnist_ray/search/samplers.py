@@ -1,13 +1,15 @@
 """The samplers and the schedulers that a study chooses from by name, and what each one can do."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
 from mnist_ray.fields import shown
-from mnist_ray.search.space import Dimension, read_try
+from mnist_ray.search.dimension import Dimension
+from mnist_ray.search.space import read_try
 
 if TYPE_CHECKING:  # Optuna takes a quarter of a second to import, and `--help` needs none of it
     from optuna.samplers import BaseSampler
@@ -18,9 +20,9 @@ class Method(NamedTuple):
 
     says: str
     """How the sampler chooses configurations, for `--help`."""
-    make: "Callable[[int, int], BaseSampler] | None" = None
-    """Makes Optuna's sampler from a seed and the number of configurations; None where the study
-    tries all combinations in order."""
+    make: "Callable[[int], BaseSampler] | None" = None
+    """Makes Optuna's sampler from a seed; None where the study tries all combinations in order. It
+    does not know how many configurations there will be, because a study can get more later."""
     learns: bool = False
     """Whether the sampler uses the accuracies of earlier trials."""
     outside: bool = False
@@ -28,16 +30,16 @@ class Method(NamedTuple):
     samplers draw a dimension at random once any trial that they know of lies outside it."""
 
 
-def _random(seed: int, count: int) -> "BaseSampler":
+def _random(seed: int) -> "BaseSampler":
     from optuna.samplers import RandomSampler
 
     return RandomSampler(seed=seed)
 
 
-def _tpe(seed: int, count: int) -> "BaseSampler":
+def _tpe(seed: int) -> "BaseSampler":
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=seed, n_startup_trials=max(4, count // 4))
+    return TPESampler(seed=seed, n_startup_trials=10)  # drawn at random before it models any
 
 
 SAMPLERS: dict[str, Method] = {
@@ -100,8 +102,11 @@ def check(tuning: TuneConfig, dimensions: dict[str, Dimension], base: Recipe) ->
         raise UserError(f"{given}, but {why}.")
 
     for name, dimension in dimensions.items():
-        if method(tuning).make is None and dimension.kind != "choice":
-            refuse("search", f"{name} is {dimension.kind}; write {name}=choice(a, b, …)")
+        if method(tuning).make is None and dimension.size == math.inf:
+            refuse(
+                "search",
+                f"{name} is {dimension.kind} without a step; write {name}=choice(a, b, …)",
+            )
         if all(name in recipe.idle for recipe in _around(base, dimensions)):
             refuse(name, "it changes nothing with the other fields as they are; leave it out")
     screens = policy(tuning).screens

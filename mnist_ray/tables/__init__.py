@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_ray.errors import UserError
 from mnist_ray.search import Plan
 from mnist_ray.storage import Place
+from mnist_ray.tables.changes import record_change, recorded_settings, settings_over_time
 from mnist_ray.tables.machine import provenance
 from mnist_ray.tables.rows import (
     NoTable,
@@ -38,8 +39,8 @@ from mnist_ray.tables.run_folder import (
     locked,
     new_trial_folder,
     prune,
-    recorded_settings,
     resume_flags,
+    space,
     trial_folders,
     trial_name,
     trial_numbers,
@@ -142,11 +143,14 @@ __all__ = [
     "prune",
     "ranked",
     "read",
+    "record_change",
     "recorded_settings",
     "render",
     "resume_flags",
     "scores",
     "seconds",
+    "settings_over_time",
+    "space",
     "study_journal",
     "summary",
     "trial_folders",

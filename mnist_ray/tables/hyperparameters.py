@@ -48,11 +48,14 @@ def against(
     if dimension.kind == "choice":
         choices = _choices(trials[field], dimension)
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=choices)
-    elif dimension.kind == "randint" and trials[field].nunique() <= 6:
-        figure.update_xaxes(tickvals=trials[field].unique())
-    elif dimension.log:
-        ticks = _round_values(trials[field])
-        figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+    else:
+        if dimension.log:
+            ticks = _round_values(trials[field])
+            texts = [f"{tick:g}" for tick in ticks]
+            figure.update_xaxes(type="log", tickvals=ticks, ticktext=texts)
+        if dimension.whole and trials[field].nunique() <= 6:
+            ticks = sorted(trials[field].unique())
+            figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
     figure.update_layout(height=300, showlegend=False)
     return axes.accuracy_axis(figure, trials["best_accuracy"])
 

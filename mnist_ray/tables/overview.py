@@ -35,11 +35,24 @@ def checkpoint(trials: pd.DataFrame) -> str | None:
     return str(found.iloc[0]) if len(found) else None
 
 
+def of_winner(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials without the final runs of an earlier winner. A study that went on after it
+    had ended may have another winner now."""
+    number = winner(trials)
+    others = trials["repeats"].notna() & (trials["repeats"] != number) & (number is not None)
+    return trials[~(others & (trials["phase"] == Phase.FINAL))]
+
+
 def lines(
-    trials: pd.DataFrame, epochs: pd.DataFrame, fields: list[str], against_base: str
+    trials: pd.DataFrame,
+    epochs: pd.DataFrame,
+    fields: list[str],
+    against_base: str,
+    goes_on: bool = False,
 ) -> Mapping[str, str]:
     """Return the lines of the overview by their names. `fields` are the hyperparameters that were
-    searched, and `against_base` compares the winner with the base recipe."""
+    searched, and `against_base` compares the winner with the base recipe. `goes_on` says that the
+    study had ended and adds trials now."""
     first = trials.bfill().iloc[0]  # a trial that failed knows no arithmetic and no device
     counts = trials["status"].value_counts().items()
     statuses = ", ".join(f"{count} {ENDED.get(status, status)}" for status, count in counts)
@@ -61,7 +74,8 @@ def lines(
     number = winner(trials)
     final, best = _final(trials), _best(trials)
     if len(best):
-        found |= _outcome(best.iloc[0], fields, number, ended=len(final) > 0)
+        ended = not goes_on and (len(final) > 0 or bool(best["test_accuracy"].notna().any()))
+        found |= _outcome(best.iloc[0], fields, number, ended)
         found["checkpoint"] = checkpoint(trials) or ""
         found["base recipe"] = against_base
     elif trials["winner"].isna().all():
@@ -82,12 +96,11 @@ def lines(
 
 def _outcome(row: pd.Series, fields: list[str], winner: int | None, ended: bool) -> dict[str, str]:
     """Return the lines about a study's winner, or about a training run if `winner` is None. `ended`
-    says that the study has made its final runs; without any, it scores its winner on the test set.
-    """
+    says that the study has scored its winner on the test set."""
     found = {}
     if winner is not None:
         values = ", ".join(f"{name} {label(row[name])}" for name in fields)
-        name = "winner" if ended or pd.notna(row["test_accuracy"]) else "best so far"
+        name = "winner" if ended else "best so far"
         found[name] = f"trial {winner}" + (f": {values}" if values else "")
     if pd.notna(row["best_accuracy"]):
         images = "training images held out" if row["scored_on"] == "holdout" else "test images"
@@ -105,7 +118,8 @@ def _outcome(row: pd.Series, fields: list[str], winner: int | None, ended: bool)
 
 
 def _final(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a study's final runs that trained to their end."""
+    """Return the rows of the winner's final runs that trained to their end."""
+    trials = of_winner(trials)
     return trials[(trials["phase"] == Phase.FINAL) & (trials["status"] == Status.OK)]
 
 

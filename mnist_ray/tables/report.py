@@ -16,6 +16,7 @@ from mnist_ray import errors, search, storage
 from mnist_ray.search import Phase, Status
 from mnist_ray.storage import Place
 from mnist_ray.tables import (
+    changes,
     comparison,
     draw,
     figures,
@@ -104,7 +105,8 @@ def _run(folder: Place, run: comparison.Run, network: Network | None) -> Iterato
     winner = overview.winner(trials)
     against_base = search.against_base(table.to_pylist(), winner)
     yield f"<h1>{'Study' if overview.is_study(trials) else 'Run'} {escape(run.name)}</h1>"
-    yield page.definitions(overview.lines(trials, epochs, list(space), against_base))
+    goes_on = changes.goes_on(folder)
+    yield page.definitions(overview.lines(trials, epochs, list(space), against_base, goes_on))
     if network:
         yield '<p id="to-draw"><a href="#draw">Draw a digit for the network</a></p>'
     yield page.section(
@@ -114,7 +116,7 @@ def _run(folder: Place, run: comparison.Run, network: Network | None) -> Iterato
         " their mean, and the whiskers reach one standard deviation to each side. Where the"
         " whiskers of two configurations overlap far, their order may be chance. The orange row is"
         " the winner on the test set, trained with no image held out.",
-        figures.confirmation(trials),
+        figures.confirmation(overview.of_winner(trials)),
     )
     yield page.section(
         "Every trial, epoch by epoch",

@@ -70,11 +70,6 @@ def _unusable(home: object, why: str) -> UserError:
     )
 
 
-def recorded_settings(run: RunConfig, kind: str) -> dict[str, Any]:
-    """Return the settings that the run to resume began with; raises UserError."""
-    return read_yaml(folder_of(run, kind) / f"{kind}.yaml")
-
-
 def space(folder: Place) -> dict[str, search.Dimension]:
     """Return the recorded search space of the study in this folder; empty if the folder is not a
     study's."""

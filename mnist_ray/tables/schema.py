@@ -46,8 +46,9 @@ TRIAL_COLUMNS = {
     ),
     "origin": Column(
         TEXT,
-        "where the configuration comes from: base (the base recipe), try (named by --try) or"
-        " sampled; empty for a training run",
+        "where the configuration comes from: base (the base recipe), try (named by --try),"
+        " trial N of RUN (taken from the study that --start-from names) or sampled; empty for a"
+        " training run",
     ),
     "winner": Column(
         FLAG,

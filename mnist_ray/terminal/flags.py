@@ -23,11 +23,12 @@ from mnist_ray.fields import Config, bounds, build, read_yaml, shown
 from mnist_ray.terminal import command
 
 RESUME_MAY_CHANGE = (
-    *("time_budget", "track", "max_concurrent", "trials_per_gpu"),
+    *search.CHANGEABLE,
+    *("track", "max_concurrent", "trials_per_gpu"),
     *PerWorker.model_fields,
 )
-"""Settings that a resumed run may change, as it may all of RunConfig: they do not affect what is
-learned."""
+"""Settings that a resumed run may change, as it may all of RunConfig: they do not affect what was
+learned so far."""
 
 REGISTRIES: dict[str, Mapping[str, search.Method | search.Policy]] = {
     "search": search.SAMPLERS,

@@ -62,6 +62,11 @@ class Study(Display):
             self.console.print(remark)
         if plan.rows:
             self.console.print(f"going on after {len(plan.rows)} trials that are done")
+        if plan.added:
+            tried = len(plan.configured)
+            self.console.print(
+                f"adds {plan.added} configuration{'s' * (plan.added > 1)} to the {tried} before"
+            )
         space = tuning.space
         self.console.print("search space")
         width = max(map(len, space))
@@ -138,7 +143,7 @@ class Study(Display):
         for label, words in (("confirmed", verdict(plan.confirmed())), ("base recipe", against)):
             if words:
                 self.console.print(f"{label:<17}" + words.replace("; ", "\n" + 17 * " "))
-        finals = [plan.rows[i] for i in sorted(plan.ranked(Phase.FINAL))]
+        finals = [plan.rows[i] for i in plan.finals()]
         saved = (finals or [best])[0]["checkpoint"]
         if finals:
             test = search.in_percent([row["final_accuracy"] for row in finals])

@@ -236,6 +236,52 @@ def test_what_is_not_valid_together_is_not_begun(
         assert_checkpoint_scores_what_the_table_says(storage / "some", row, mnist)
 
 
+def test_a_study_that_ended_gets_more_trials(
+    storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*SMALL, "--epochs", "1", "--storage", str(storage)]
+    first = ["--num-trials", "2", "--confirm-seeds", "1", "--name", "it"]
+    assert errors.run(tune.main, [*flags, *first]) == 0
+    before, epochs = table(storage / "it"), table(storage / "it", tables.EPOCHS)
+    assert [row["phase"] for row in before] == ["search"] * 2 + ["confirm"] * 2 + ["final"]
+    capfd.readouterr()
+    more = ["--storage", str(storage), "--name", "it", "--resume", "--confirm-seeds", "2"]
+    more = [*more, "--num-trials", "3"]
+    assert errors.run(tune.main, [*more, "--confirm", "1"]) == 2
+    assert "confirm is 1, but the study has 2, and can only get more" in capfd.readouterr().err
+    assert table(storage / "it") == before
+    assert errors.run(tune.main, more) == 0
+    assert "adds 1 configuration to the 2 before" in capfd.readouterr().out
+
+    after = table(storage / "it")
+    known = [{**row, "winner": None} for row in before]
+    assert [{**row, "winner": None} for row in after[: len(before)]] == known
+    assert table(storage / "it", tables.EPOCHS)[: len(epochs)] == epochs
+    assert [row["trial"] for row in after] == list(range(len(after)))
+    (winner,) = [row for row in after if row["winner"]]
+    confirmed = [(row["repeats"], row["seed"]) for row in after if row["phase"] == "confirm"]
+    assert len(set(confirmed)) == len(confirmed)
+    assert {seed for number, seed in confirmed if number == winner["trial"]} == {1, 2}
+    finals = [row for row in after if row["phase"] == "final"]
+    assert [row["seed"] for row in finals if row["repeats"] == winner["trial"]] == [1, 2]
+    assert_checkpoint_scores_what_the_table_says(storage / "it", winner, mnist)
+    assert read_yaml(storage / "it" / "best.yaml")["lr"] == winner["lr"]
+    # What was added is what a study with so many trials from its start would have trained.
+    whole = [*flags, "--num-trials", "3", "--confirm", "0", "--name", "whole"]
+    assert errors.run(tune.main, whole) == 0
+    names = ("lr", "momentum", "dropout", "seed", "origin", "final_loss", "final_accuracy")
+    assert [[row[name] for name in names] for row in after if row["phase"] == "search"] == [
+        [row[name] for name in names] for row in table(storage / "whole")
+    ]
+    # Another study starts from its best: the base recipe, and the two that it sampled.
+    rest = ["--start-from", "it", "--num-trials", "3", "--confirm", "0", "--name", "next"]
+    assert errors.run(tune.main, [*flags, *rest]) == 0
+    searched = [row for row in after if row["phase"] == "search"]
+    trained = {row["origin"]: row["final_loss"] for row in table(storage / "next")}
+    assert trained.pop("base") == searched.pop(0)["final_loss"]
+    assert trained == {f"trial {row['trial']} of it": row["final_loss"] for row in searched}
+
+
 @pytest.mark.parametrize(
     ("command", "flags", "says"),
     [

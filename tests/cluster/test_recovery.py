@@ -229,6 +229,7 @@ def test_a_study_survives_its_trial_and_its_driver(home: Place, tmp_path: Path) 
     # The command that a user would type, once more; and the same with --resume.
     assert errors.run(tune.main, [*flags, "--name", "killed"]) == 2
     assert table(folder) == before
+    flags = [*flags, "--num-trials", "5"]  # and a trial more
     again = Run(tmp_path / "again", "tune", *flags, "--name", "killed", "--resume")
     assert again.end() == 0, again.text
     after = table(folder)
@@ -240,7 +241,7 @@ def test_a_study_survives_its_trial_and_its_driver(home: Place, tmp_path: Path) 
         [row[name] for name in SAME] for row in undisturbed
     ]
     assert [(row["trial"], row["epoch"]) for row in table(folder, tables.EPOCHS)] == [
-        (trial, epoch) for trial in range(4) for epoch in (1, 2, 3)
+        (trial, epoch) for trial in range(5) for epoch in (1, 2, 3)
     ]
     for row in after:  # bounded: the best, and the last where it is another
         kept = list(folder.glob(f"trial_{row['trial']:05}*/checkpoint_*"))

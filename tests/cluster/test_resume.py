@@ -4,6 +4,7 @@ import fcntl
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mnist_ray import errors, storage, tables, train, tune
 from mnist_ray.cluster import resume
@@ -13,7 +14,7 @@ from mnist_ray.learn import checkpoint
 from mnist_ray.learn.checkpoint import Checkpoint
 from mnist_ray.learn.model import build
 from mnist_ray.storage import Place
-from mnist_ray.tables import run_folder
+from mnist_ray.tables import changes, run_folder
 from mnist_ray.terminal import command, flags
 
 CONFIG = Recipe(epochs=4, holdout=100)
@@ -157,11 +158,6 @@ def begun(tmp_path: Path) -> Path:
         (tune.main, "--resume --name old --lr 0.5", "lr is 0.5, but old began with 0.01"),
         (
             tune.main,
-            "--resume --name old --num-trials 7",
-            "num_trials is 7, but old began with None",
-        ),
-        (
-            tune.main,
             "--resume --name old --space lr=choice(1)",
             "space is {'lr': 'choice(1)'}, but",
         ),
@@ -187,6 +183,11 @@ def test_what_cannot_be_gone_on_with(
         ("--use-gpu", "use_gpu", True),
         ("--no-use-gpu", "use_gpu", False),
         ("--time-budget 1m", "time_budget", 60),
+        ("--num-trials 7", "num_trials", 7),
+        ("--keep 3", "keep", 3),
+        ("--confirm 3", "confirm", 3),
+        ("--confirm-seeds 5", "confirm_seeds", 5),
+        ("--confirm-base", "confirm_base", True),
     ],
 )
 def test_what_a_study_computes_on_may_differ(
@@ -197,6 +198,38 @@ def test_what_a_study_computes_on_may_differ(
     parsed = flags.parse(argv, "tune", *classes, description="d")
     values = {name: each for config in parsed for name, each in config.model_dump().items()}
     assert values[field] == value
+
+
+def test_a_resumed_study_goes_on_with_its_newest_settings(home: Place) -> None:
+    began = {**Recipe(holdout=100).model_dump(), **PerWorker().model_dump()}
+    began |= TuneConfig(num_trials=4).model_dump()
+    for name in ("trial_00003", "trial_00009", "workers/trial_00009"):
+        storage.make(home / "it" / name)
+        storage.write(home / "it" / name / "file", b"")
+    storage.write(home / "it" / "tune.yaml", yaml.safe_dump(began).encode())
+    storage.write(home / "it" / tables.PREDICTIONS, b"")
+    changes.record_change(home / "it", 9, {"num_trials": 7, "confirm": 2})
+    assert changes.goes_on(home / "it")  # it has no winner until it ends again
+    # What a trial that comes after the change left before it is not that trial's.
+    assert run_folder.trial_numbers(home / "it") == {3}
+    changes.record_change(home / "it", 12, {"num_trials": 8, "confirm": 2})
+    changes.record_change(home / "it", 12, {"num_trials": 9, "confirm": 3})
+    over_time = changes.settings_over_time(home / "it")
+    assert [(after, now["num_trials"], now["confirm"]) for after, now in over_time] == [
+        *((0, 4, None), (9, 7, 2)),
+        (12, 9, 3),  # nothing was planned with 8
+    ]
+    run = RunConfig(storage=str(home), name="it", resume=True)
+    newest = {**began, "num_trials": 9, "confirm": 3}
+    assert changes.recorded_settings(run, "tune") == newest
+    argv = ["--resume", "--name", "it", "--storage", str(home)]
+    classes = Recipe, TuneConfig, PerWorker, RunConfig
+    _, tuning, *_ = flags.parse(argv, "tune", *classes, description="d")
+    assert (tuning.num_trials, tuning.confirm) == (9, 3)
+    for torn in (b"changes: 3", b"changes: [3]", b"changes: [{num_trials: 3}]", b"changes: ["):
+        storage.write(home / "it" / changes.CHANGES, torn)
+        with pytest.raises(UserError, match=r"config .*changes\.yaml"):
+            changes.settings_over_time(home / "it")
 
 
 @pytest.mark.parametrize(
@@ -282,7 +315,7 @@ def test_a_name_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
     run = RunConfig(storage=tmp_path, name="a")
     with run_folder.locked(run_folder.folder_of(run, "train"), "train", CONFIG.model_dump()):
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert Recipe(**run_folder.recorded_settings(run.replace(resume=True), "train")) == CONFIG
+    assert Recipe(**changes.recorded_settings(run.replace(resume=True), "train")) == CONFIG
     refused = pytest.raises(UserError, match="name a was just taken")
     with refused, run_folder.locked(tmp_path / "a", "train", {}):
         pass

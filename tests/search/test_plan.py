@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mnist_ray import search
 from mnist_ray.config import STUDY_RECIPE, Recipe, TuneConfig
 from mnist_ray.errors import UserError
-from mnist_ray.search.plan import Plan, Planned
+from mnist_ray.search.plan import Plan
+from mnist_ray.search.trials import Planned
 from mnist_ray.tables.rows import Row
 
 BASE = Recipe(**{**STUDY_RECIPE, "epochs": 5})
@@ -27,7 +28,8 @@ class Simulation:
     `accuracy` returns the accuracy of a trial, or None for a failure. A trial takes PACE seconds
     per image, times `speed` of its number. `rows` are the rows of the trials in the order in which
     they ended; `planned` is how many trials were planned before the first row and after each row.
-    `recorded` rows and the recipes of `unfinished` trials of an earlier simulation resume it.
+    `recorded` rows and the recipes of `unfinished` trials of an earlier simulation resume it, and
+    `change` then replaces its settings; `changes` are those of resumed simulations before.
     """
 
     def __init__(
@@ -39,14 +41,29 @@ class Simulation:
         base: Recipe = BASE,
         recorded: Sequence[Row] = (),
         unfinished: dict[int, Recipe] | None = None,
+        change: TuneConfig | None = None,
+        changes: Sequence[tuple[int, TuneConfig]] = (),
     ) -> None:
         self.now = 0.0
         self.rows: list[Row] = []
         self.planned = [0]
-        sampler = search.sampler(study, base)
-        self.plan = Plan(study, base, sampler, concurrent, recorded, unfinished, lambda: self.now)
+        newest = change or [study, *(tuning for _, tuning in changes)][-1]
+        self.plan = Plan(
+            study,
+            base,
+            search.sampler(newest, base),
+            concurrent,
+            recorded,
+            unfinished,
+            lambda: self.now,
+            changes,
+        )
         running: list[tuple[float, int]] = []
-        self.unfinished = self.plan.replay()
+        self.plan.replay()
+        self.changes = list(changes)
+        if change:
+            self.changes.append((self.plan.change(change), change))
+        self.unfinished = self.plan.begun()
         go_on = list(self.unfinished)
         while not self.plan.done:
             number = None
@@ -197,6 +214,187 @@ def test_a_study_that_is_resumed_takes_the_course_that_it_would_have(
         assert rest.plan.winner() == whole.plan.winner()
     for number in ended | unfinished.keys():  # whatever the clock says now
         assert rest.plan.trials[number] == whole.plan.trials[number]
+
+
+def cut_off(
+    done: Simulation, count: int, before: Sequence[Row] = ()
+) -> tuple[list[Row], dict[int, Recipe]]:
+    """What a study leaves that is killed after so many of its rows: these, and the recipes of the
+    trials that were running."""
+    recorded = [*before, *done.rows[:count]]
+    ended = {row["trial"] for row in recorded}
+    started = max(done.planned[: count + 1][-1], len(done.unfinished))
+    return recorded, {
+        number: BASE.replace(**done.plan.trials[number].changes)
+        for number in range(started)
+        if number not in ended
+    }
+
+
+def key(trial: Planned) -> tuple[Any, ...]:
+    """What a trial trains, whatever its number."""
+    return (trial.phase, tuple(trial.sampled.items()), tuple(trial.more.items()))
+
+
+@given(
+    name=st.sampled_from(["random", "tpe"]),
+    scheduler=st.sampled_from(["fifo", "one-rung"]),
+    concurrent=st.integers(1, 4),
+    first=st.integers(3, 15),
+    more=st.integers(0, 20),
+    confirm=st.none() | st.integers(1, 3),
+    seeds=st.integers(2, 4),
+    cuts=st.tuples(st.integers(0, 40), st.integers(0, 40)),
+    seed=st.integers(0, 100),
+    space=st.sampled_from(
+        [
+            {},
+            {"lr": "choice(0.1, 0.2, 0.15, 0.05)", "batch_size": "choice(32, 64, 128, 256, 512)"},
+            {"lr": "uniform(0.01, 0.2, 0.01)"},
+        ]
+    ),
+)
+@settings(deadline=None, max_examples=150)
+def test_trials_that_are_added_are_those_of_the_longer_study(
+    name: str,
+    scheduler: str,
+    concurrent: int,
+    first: int,
+    more: int,
+    confirm: int | None,
+    seeds: int,
+    cuts: tuple[int, int],
+    seed: int,
+    space: dict[str, str],
+) -> None:
+    """A study that ended, or was killed somewhere, gets more trials and seeds, is killed again,
+    and goes on to its end."""
+    durations = random.Random(seed)
+    lasts = [durations.uniform(0.1, 3) for _ in range(200)]
+
+    def accuracy(trial: Planned) -> float:
+        return random.Random(str(key(trial))).random()
+
+    how: Any = {"accuracy": accuracy, "concurrent": concurrent, "speed": lambda i: lasts[i]}
+    study = TuneConfig(search=name, scheduler=scheduler, num_trials=first, space=space)
+    longer = study.replace(num_trials=first + more, confirm=confirm, confirm_seeds=seeds)
+    if confirm == 1:  # the default is 2, and it cannot get less
+        longer = longer.replace(confirm=None)
+    short = Simulation(study, **how)
+    recorded, running = cut_off(short, cuts[0])
+    if not more and longer == study:
+        return
+    grown = Simulation(study, recorded=recorded, unfinished=running, change=longer, **how)
+    after = grown.changes[0][0]
+    assert grown.plan.trials[:after] == short.plan.trials[:after]
+    assert {row["trial"] for row in recorded} <= set(range(after))
+    # It is killed again, and resumed without a change.
+    again, running = cut_off(grown, cuts[1], recorded)
+    done = Simulation(study, recorded=again, unfinished=running, changes=grown.changes, **how)
+    assert done.plan.trials == grown.plan.trials
+    assert {row["trial"]: row for row in again}.items() <= done.plan.rows.items()
+    assert not {row["trial"] for row in done.rows} & {row["trial"] for row in again}
+    # The configurations are those of a study that had so many from its start.
+    long = Simulation(longer, **how)
+    assert [done.plan.trials[i].sampled for i in done.plan.configured] == [
+        trial.sampled for trial in long.plan.trials if trial.repeats is None
+    ]
+    trained = [key(trial) for trial in done.plan.trials]
+    assert len(set(trained)) == len(trained)  # nothing is trained twice
+    if scheduler == "fifo":
+        assert set(trained) >= {key(trial) for trial in long.of("search")}
+    # What is confirmed has every seed, and so do the winner's final runs.
+    plan = done.plan
+    best = plan.ranked("search")[: plan.confirm]
+    confirmed = plan.confirmed()
+    assert set(best) <= set(confirmed)
+    assert {len(each) for each in confirmed.values()} == {seeds}
+    assert len(plan.finals()) == seeds
+    assert {plan.trials[i].repeats for i in plan.finals()} == {plan.winner()}
+    assert {phase: len(done.of(phase)) for phase in plan.outline()} == plan.outline()
+    assert plan.left.total() == 0
+
+
+@given(budget=st.floats(20, 300), seed=st.integers(0, 20))
+@settings(deadline=None, max_examples=50)
+def test_a_longer_time_budget_does_what_there_was_no_time_for(budget: float, seed: int) -> None:
+    study = TuneConfig(num_trials=12, time_budget=budget, confirm=2)
+    base = BASE.replace(seed=seed)
+    short = Simulation(study, base=base)
+    unlimited = study.replace(time_budget=None)
+    grown = Simulation(study, base=base, recorded=short.rows, change=unlimited)
+    long = Simulation(unlimited, base=base)
+    assert {key(trial) for trial in grown.of("screen")} == {key(t) for t in long.of("screen")}
+    assert grown.plan.skipped == []
+    assert {len(each) for each in grown.plan.confirmed().values()} == {2}
+    assert grown.plan.trials[: len(short.plan.trials)] == short.plan.trials
+    if not short.plan.skipped:
+        assert not grown.rows
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_trials": 5}, "num_trials is 5, but 6 configurations were tried already; use at le"),
+        ({"confirm": 1}, "confirm is 1, but the study has 2, and can only get more"),
+        ({"confirm": 0}, "confirm is 0, but the study has 2"),
+        ({"confirm_seeds": 1}, "confirm_seeds is 1, but the study has 2"),
+        ({"keep": 1, "num_trials": 9, "confirm": 1}, "keep is 1, but the study has 2"),
+    ],
+)
+def test_a_study_gets_more_and_never_less(change: dict[str, Any], says: str) -> None:
+    study = TuneConfig(num_trials=6)
+    rows = Simulation(study).rows
+    with pytest.raises(UserError) as caught:
+        Simulation(study, recorded=rows, change=study.replace(**change))
+    assert says in str(caught.value)
+
+
+def test_fewer_trials_than_planned_are_no_fewer_than_tried() -> None:
+    study = TuneConfig(num_trials=40, scheduler="fifo")
+    recorded, running = cut_off(Simulation(study), 10)
+    change = study.replace(num_trials=11)
+    done = Simulation(study, recorded=recorded, unfinished=running, change=change)
+    assert len(done.plan.configured) == 11
+    change = study.replace(num_trials=9)
+    with pytest.raises(UserError, match="num_trials is 9, but 10 configurations were tried"):
+        Simulation(study, recorded=recorded, unfinished=running, change=change)
+
+
+def test_a_space_without_further_configurations_gets_none() -> None:
+    study = TuneConfig(num_trials=9, space={"lr": "choice(0.1, 0.2)"})
+    rows = Simulation(study).rows
+    with pytest.raises(UserError, match="the space has only 3 configurations, and all were tried"):
+        Simulation(study, recorded=rows, change=study.replace(num_trials=12))
+    few = study.replace(num_trials=2)
+    done = Simulation(few, recorded=Simulation(few).rows, change=study)
+    assert len(done.plan.configured) == 3
+    grid = TuneConfig(search="grid", space={"lr": "choice(0.1, 0.2)"})
+    with pytest.raises(UserError, match="num_trials is 9, but the grid has 2 combinations"):
+        search.sampler(grid.replace(num_trials=9), BASE)
+
+
+def test_what_is_left_to_train_is_what_is_foretold() -> None:
+    study = TuneConfig(num_trials=6, scheduler="fifo", confirm=2)
+    rows = Simulation(study).rows
+    longer = study.replace(num_trials=10)
+    plan = Plan(study, BASE, search.sampler(longer, BASE), recorded=rows)
+    plan.replay()
+    assert plan.seconds_left() == 0
+    plan.change(longer)
+    assert (plan.added, plan.left["search"], plan.left["confirm"], plan.left["final"]) == (
+        4,
+        4,
+        4,
+        2,
+    )
+    searched, final = 5 * 50_000 * PACE, 5 * 60_000 * PACE
+    assert plan.seconds_left() == pytest.approx(8 * searched + 2 * final)
+    # More seeds alone: two for each of the two confirmed, and two final runs.
+    plan = Plan(study, BASE, search.sampler(study, BASE), recorded=rows)
+    plan.replay()
+    plan.change(study.replace(confirm_seeds=4))
+    assert plan.seconds_left() == pytest.approx(4 * searched + 2 * final)
 
 
 def test_rows_of_another_study_are_refused() -> None:

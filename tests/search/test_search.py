@@ -2,10 +2,11 @@
 
 import contextlib
 import itertools
+from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_ray import search
@@ -56,13 +57,31 @@ def test_every_kind_of_field_can_be_a_dimension() -> None:
         ("lr", "loguniform(0, 0.1)", "its lower end 0 must be above 0"),
         ("lr", "uniform(0.1, 11)", "lr is 11, but must be a number, above 0, at most 10"),
         ("dropout", "uniform(0, 1.5)", "dropout is 1.5, but must be a number, at least 0"),
-        ("batch_size", "uniform(500, 1000)", "batch_size takes randint or choice"),
+        ("batch_size", "uniform(500, 1000)", "batch_size takes randint, lograndint or choice"),
         ("batch_norm", "uniform(0, 1)", "batch_norm takes choice"),
         ("nesterov", "randint(0, 1)", "nesterov takes choice"),
         ("lr", f"uniform(0.1, {'9' * 400})", "uniform takes two numbers"),
         ("lr", "randint(1, 2)", "lr takes uniform, loguniform or choice"),
         ("lr", "choice(2020-13-45)", "lr is 2020-13-45, but must be a number"),
-        ("epochs", "randint(1.5, 3)", "randint takes two whole numbers"),
+        ("epochs", "randint(1.5, 3)", "randint takes whole numbers"),
+        ("epochs", "lograndint(1, 3.0)", "lograndint takes whole numbers"),
+        ("epochs", "randint(1, 3, 0.5)", "randint takes whole numbers"),
+        ("epochs", "randint(1, 3, 1, 1)", "randint takes two numbers, and a step"),
+        ("epochs", "lograndint(0, 3)", "its lower end 0 must be above 0"),
+        ("epochs", "lograndint(1, 9, 2)", "lograndint takes two numbers, and no step"),
+        ("lr", "loguniform(0.1, 0.9, 0.1)", "loguniform takes two numbers, and no step"),
+        ("lr", "lograndint(1, 2)", "lr takes uniform, loguniform or choice"),
+        ("lr", "qloguniform(1, 2)", "must be uniform(a, b), loguniform(a, b), randint(a, b), logr"),
+        ("lr", "uniform(0.1, 0.5, 0)", "its step 0 must be above 0"),
+        ("lr", "uniform(0.1, 0.5, -0.1)", "its step -0.1 must be above 0"),
+        ("lr", "uniform(0.1, 0.5, .nan)", "uniform takes two numbers, and a step"),
+        ("lr", "uniform(0.1, 0.5, .inf)", "uniform takes two numbers, and a step"),
+        ("lr", "uniform(0.1, 0.5, true)", "uniform takes two numbers, and a step"),
+        ("lr", "uniform(0.1, 0.5, null)", "uniform takes two numbers, and a step"),
+        ("lr", "uniform(0.1, 0.5, 0.5)", "its step 0.5 is longer than the range"),
+        ("lr", "uniform(0.1, 0.5, 1e-30)", "its step 1e-30 is too short: at most 1000000000 steps"),
+        ("lr", "uniform(0.1, 0.5, 0.15)", "miss its upper end 0.5; the last one below it is 0.4."),
+        ("epochs", "randint(1, 10, 4)", "steps of 4 from 1 miss its upper end 10; the last one be"),
         ("schedule", "choice(cosine)", "schedule is cosine, but must be one of"),
         ("momentum", "choice(0, 0.9)", "nesterov is on, but momentum is 0"),
         ("batch_size", "choice(64, 128, 64)", "but 64 is there twice; leave one out"),
@@ -80,7 +99,9 @@ def test_a_bad_space_is_refused_before_anything_runs(name: str, text: str, says:
 @given(
     st.sampled_from(sorted(Recipe.model_fields)),
     st.text(max_size=30)
-    | st.from_regex(r"(uniform|loguniform|randint|choice)\([^\n]*\)", fullmatch=True),
+    | st.from_regex(r"(log)?(uniform|randint)\([^\n]*\)", fullmatch=True)
+    | st.from_regex(r"(log)?(uniform|randint)\([0-9.e-]+(,[0-9.e-]+){1,2}\)", fullmatch=True)
+    | st.from_regex(r"choice\([^\n]*\)", fullmatch=True),
 )
 def test_whatever_is_written_is_read_or_refused(name: str, text: str) -> None:
     with contextlib.suppress(UserError):
@@ -98,8 +119,90 @@ def test_what_is_sampled_is_accepted(low: float, width: float, kind: str) -> Non
         BASE.replace(dropout=value)
 
 
-def test_randint_includes_both_ends() -> None:
-    assert set(sampled({"batch_size": "randint(1, 3)"}, 100)) == {1, 2, 3}
+@pytest.mark.parametrize("kind", ["random", "tpe", "grid"])
+@pytest.mark.parametrize(
+    ("name", "text", "every"),
+    [
+        ("batch_size", "randint(1, 3)", {1, 2, 3}),
+        ("batch_size", "randint(16, 64, 16)", {16, 32, 48, 64}),
+        ("batch_size", "lograndint(1, 4)", {1, 2, 3, 4}),
+        ("dropout", "uniform(0, 0.5, 0.1)", {0, 0.1, 0.2, 0.3, 0.4, 0.5}),
+        ("lr", "uniform(0.01, 0.09, 0.04)", {0.01, 0.05, 0.09}),
+        ("shift", "uniform(0, 4, 2)", {0, 2, 4}),
+    ],
+)
+def test_a_range_of_finite_size_includes_both_ends_and_every_step(
+    name: str, text: str, every: set[float], kind: str
+) -> None:
+    found = sampled({name: text}, None if kind == "grid" else 100, kind)
+    assert len(found) == len(every)
+    assert set(found) == every
+
+
+@given(
+    low=st.integers(1, 50),
+    steps=st.integers(1, 6),
+    step=st.integers(1, 20),
+    scale=st.sampled_from([1000, 10**6, 10**9]),
+    kind=st.sampled_from(["uniform", "randint", "lograndint"]),
+    search_=st.sampled_from(["random", "tpe"]),
+)
+@settings(deadline=None, max_examples=100)
+def test_whatever_is_sampled_lies_on_the_steps_of_its_range(
+    low: int, steps: int, step: int, scale: int, kind: str, search_: str
+) -> None:
+    step = 1 if kind == "lograndint" else step
+    scale = scale if kind == "uniform" else 1
+    # Written in decimal, so that the values are the floats that people would write.
+    places = [low + i * step for i in range(steps + 1)]
+    written = [str(Decimal(place) / scale) for place in places]
+    third = "" if kind == "lograndint" else f", {Decimal(step) / scale}"
+    name = "weight_decay" if kind == "uniform" else "batch_size"
+    dimension = search.parse({name: f"{kind}({written[0]}, {written[-1]}{third})"}, BASE)[name]
+    expected = [float(text) if kind == "uniform" else int(text) for text in written]
+    assert dimension.size == len(expected) == len(dimension.all())
+    assert list(dimension.all()) == expected
+    assert dimension.log == (kind == "lograndint")
+    found = sampled({name: f"{kind}({written[0]}, {written[-1]}{third})"}, 40, search_)
+    assert sorted(found) == expected  # it ends when all are tried, and both ends are among them
+    assert {type(value) for value in found} == {type(expected[0])}
+    assert all(map(dimension.has, found))
+    assert not dimension.has(expected[0] + (expected[1] - expected[0]) / 3)
+    # A value between the steps, such as the base recipe's, can still be told to a sampler.
+    for value in (expected[0] / 3, (expected[0] + expected[-1]) / 2.1, *expected):
+        reached = dimension.reaching(value if kind == "uniform" else max(1, int(value)))
+        assert reached is not None
+        reached.distribution()
+
+
+@given(low=st.integers(1, 500), width=st.integers(1, 5000), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=50)
+def test_whole_numbers_on_a_logarithmic_scale(low: int, width: int, seed: int) -> None:
+    space = {"batch_size": f"lograndint({low}, {low + width})", "lr": "uniform(0.1, 0.2)"}
+    study = TuneConfig(num_trials=20, space=space, base=False)
+    found = [each["batch_size"] for each in walk(search.sampler(study, BASE.replace(seed=seed)))]
+    assert all(type(value) is int and low <= value <= low + width for value in found)
+
+
+def test_a_logarithmic_scale_gives_each_power_its_share() -> None:
+    space = {"batch_size": "lograndint(1, 1000)", "lr": "uniform(0.1, 0.2)"}
+    found = walk(search.sampler(TuneConfig(num_trials=300, space=space, base=False), BASE))
+    shares = [sum(10**i <= each["batch_size"] < 10 ** (i + 1) for each in found) for i in range(3)]
+    assert all(70 <= share <= 130 for share in shares)  # a third each, and not 3, 27 and 270
+
+
+def test_a_long_list_of_steps_is_not_made() -> None:
+    dimension = search.parse({"dropout": "uniform(0, 0.9, 0.000000001)"}, BASE)["dropout"]
+    assert dimension.size == 900_000_001
+    study = TuneConfig(num_trials=5, space={"dropout": "uniform(0, 0.9, 0.000000001)"}, base=False)
+    assert len(walk(search.sampler(study, BASE))) == 5
+
+
+def test_tpe_knows_of_the_steps() -> None:
+    space = {"dropout": "uniform(0, 0.5, 0.1)", "batch_size": "lograndint(16, 256)"}
+    sampler = search.sampler(TuneConfig(search="tpe", space=space), BASE)
+    assert sampler.distributions["dropout"].step == 0.1
+    assert sampler.distributions["batch_size"].log
 
 
 def test_a_grid_is_every_combination() -> None:
@@ -111,12 +214,10 @@ def test_a_grid_is_every_combination() -> None:
     assert search.sampler(study, BASE).count == 5
 
 
-def sampled(space: dict[str, str], n: int) -> list[Any]:
-    """Return the values that random search samples for the one dimension of `space`."""
-    study = TuneConfig(num_trials=n, space=space, base=False)
-    sampler = search.sampler(study, BASE)
-    configurations = [sampler.sample(number, {}) for number in range(sampler.count)]
-    return [value for each in configurations if each for value in each.values()]
+def sampled(space: dict[str, str], n: int | None, kind: str = "random") -> list[Any]:
+    """Return the values that a study samples for the one dimension of `space`."""
+    study = TuneConfig(search=kind, num_trials=n, space=space, base=False)
+    return [value for each in walk(search.sampler(study, BASE)) for value in each.values()]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +437,7 @@ def test_a_sampler_from_outside_is_one_entry(monkeypatch: pytest.MonkeyPatch) ->
 
     entry = search.Method(
         "evolves the better ones",
-        lambda seed, count: NSGAIISampler(seed=seed, population_size=4),
+        lambda seed: NSGAIISampler(seed=seed, population_size=4),
         learns=True,
     )
     monkeypatch.setitem(search.SAMPLERS, "nsga2", entry)

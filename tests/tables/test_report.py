@@ -15,7 +15,7 @@ import yaml
 
 from mnist_ray import errors, results, search, tables
 from mnist_ray.config import Recipe
-from mnist_ray.tables import axes, figures, hyperparameters, overview, report, run_folder
+from mnist_ray.tables import axes, changes, figures, hyperparameters, overview, report, run_folder
 
 STARTED = pd.Timestamp("2026-01-01T12:00:00Z")
 
@@ -205,6 +205,28 @@ def test_an_axis_is_as_its_dimension_was_searched() -> None:
         assert run_folder.space(Path("none")) == {}
 
 
+@pytest.mark.parametrize("few", [True, False])
+def test_a_range_of_whole_numbers_has_the_axis_of_its_scale(few: bool) -> None:
+    sizes = [2**i for i in range(4, 8 if few else 13)]
+    rows = [trial(i, "search", [0.9 + i / 100], batch_size=size) for i, size in enumerate(sizes)]
+    trials = pd.DataFrame([row for row, _ in rows])
+    for text, kind in (("lograndint(16, 4096)", "log"), ("randint(16, 4096, 16)", None)):
+        dimension = search.read_dimension("batch_size", text)
+        dots = hyperparameters.against(trials, "batch_size", dimension, None)
+        assert dots is not None
+        assert dots.layout.xaxis.type == kind
+        if few:
+            assert list(dots.layout.xaxis.tickvals) == sizes
+        lines = hyperparameters.parallel(trials, {"batch_size": dimension})
+        assert lines is not None
+        places = list(lines.data[0].dimensions[0]["values"])
+        assert places == pytest.approx([*map(math.log10, sizes)] if kind else sizes)
+    # A value between the steps, which --try may name, is no obstacle to an estimate.
+    rows += [trial(i, "search", [0.9 + i / 100], batch_size=17 + i) for i in range(20, 30)]
+    trials = pd.DataFrame([row for row, _ in rows])
+    assert hyperparameters.importance(trials, {"batch_size": dimension}) is not None
+
+
 def test_what_was_tried_outside_the_space_is_in_the_figures() -> None:
     pairs = [trial(i, "search", [0.5 + i / 100], lr=0.001 * 2**i) for i in range(12)]
     trials = pd.DataFrame([row for row, _ in pairs])
@@ -245,6 +267,32 @@ def test_the_winner_is_the_trial_that_the_study_wrote_down(tmp_path: Path) -> No
     assert figure is not None
     assert figure.data[-1].name == "the winner"
     assert list(figure.data[-1].customdata[-1]) == [0.94]
+
+
+def test_a_study_that_goes_on_after_its_end_has_no_winner_yet(tmp_path: Path) -> None:
+    pairs = [
+        trial(0, "search", [0.9, 0.95, 0.96], winner=False),
+        trial(1, "confirm", [0.9, 0.95, 0.95], seed=1, repeats=0, winner=False),
+        trial(2, "final", [0.9, 0.95, 0.91], seed=1, repeats=0, winner=False),
+        trial(3, "search", [0.9, 0.95, 0.97], winner=True),
+        trial(4, "confirm", [0.9, 0.95, 0.96], seed=1, repeats=3, winner=False),
+    ]
+    folder = write(tmp_path / "a", *pairs)
+    assert "best so far</dt><dd>trial 3" in outcome(folder)  # no final run is its own
+    new = trial(5, "final", [0.9, 0.95, 0.94], seed=1, repeats=3, winner=False)
+    folder = write(tmp_path / "b", *pairs, new)
+    said = outcome(folder)
+    assert "winner</dt><dd>trial 3" in said
+    assert "94.00%" in said
+    assert "91.00%" not in said  # the one of the winner before
+    shown = figures.confirmation(overview.of_winner(read(folder)[0]))
+    assert shown is not None
+    assert [name for name in shown.data[-1].y if "test set" in name] == list(shown.data[-1].y)
+    assert "trial 0, test set" not in str(shown.data)
+    changes.record_change(folder, 6, {"num_trials": 9})
+    said = outcome(folder)
+    assert "best so far</dt><dd>trial 3" in said
+    assert "winner</dt>" not in said
 
 
 def test_a_study_that_names_no_winner_has_none(study: Path) -> None:
