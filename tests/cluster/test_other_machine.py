@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import ANY_PORT
 from test_recovery import Run, table
 
 from mnist_ray import errors, tables, tune
@@ -22,7 +23,7 @@ def machine(cores: int) -> Iterator[None]:
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": cores, "num_gpus": 0, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args={**head, **ANY_PORT})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield
@@ -71,7 +72,7 @@ def test_a_study_goes_on_with_as_many_trials_as_fit(
 def test_a_study_goes_on_with_fewer_cores_and_says_what_that_changes(
     storage: Path, tmp_path: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--num-trials", "2", "--epochs", "3", "--train-size", "6000", "--scheduler", "fifo"]
+    flags = ["--num-trials", "2", "--epochs", "3", "--train-size", "3000", "--scheduler", "fifo"]
     flags = [*flags, "--confirm", "0", "--storage", str(storage), "--name", "it"]
     with machine(4):
         begin = [*flags, "--cpus-per-worker", "2", "--max-concurrent", "1"]
@@ -98,7 +99,7 @@ def test_a_study_goes_on_with_fewer_cores_and_says_what_that_changes(
 def test_a_training_run_goes_on_with_fewer_workers_and_cores(
     storage: Path, tmp_path: Path, mnist: Mnist
 ) -> None:
-    flags = ["--train-size", "6000", "--epochs", "3", "--num-workers", "1:2"]
+    flags = ["--train-size", "4000", "--epochs", "3", "--num-workers", "1:2"]
     flags = [*flags, "--storage", str(storage), "--name", "it"]
     with machine(4):
         when = "checkpoint_*/checkpoint.pt"
