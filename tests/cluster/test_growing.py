@@ -53,11 +53,7 @@ def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     }.items():
         monkeypatch.setenv(name, value)
     head = {"num_cpus": 1, "gcs_server_port": port, "dashboard_port": dashboard}
-    head |= {
-        "include_dashboard": True,
-        **ANY_PORT,
-        "autoscaling_config": str(tmp_path / "config.json"),
-    }
+    head |= {"include_dashboard": True, "autoscaling_config": str(tmp_path / "config.json")}
     others = set(psutil.Process().children(recursive=True))
     nodes = Cluster(initialize_head=True, head_node_args={**head, **ANY_PORT})
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)

@@ -310,9 +310,9 @@ def test_nothing_outlives_a_run(
     before = shared_memory()
     epochs = "50" if number else "1"
     flags = ["--train-size", "2000", "--epochs", epochs, "--storage", str(storage), "--name", "it"]
+    command, *more = command.split()
     flags += ["--scheduler", "fifo"] if command == "tune" else []
     home = {"RAY_TMPDIR": str(temporary), "TMPDIR": str(temporary)}
-    command, *more = command.split()
     run = Run(tmp_path / "out", command, *flags, *more, **home)
     if number:
         # A trial goes on to its second epoch when the driver has taken note of its first.
