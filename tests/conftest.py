@@ -6,6 +6,8 @@ PyTorch and Ray are imported where they are needed, so that one unit test starts
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -24,6 +26,32 @@ from mnist_ray.storage import Place, place
 
 if TYPE_CHECKING:
     from mnist_ray.learn.data import Mnist
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes test at a time. PyTorch's threads of both would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files that have no test of a name given with `-k`. Most files import PyTorch or
+    Ray, which takes seconds. A word that does not begin with test_ may be part of a parameter, so
+    then every file is read."""
+    words = set(re.findall(r"[\w.-]+", config.option.keyword.lower())) - {"or", "and"}
+    if not words or not all(word.startswith("test_") for word in words):
+        return None
+    if collection_path.suffix != ".py" or collection_path.name == "conftest.py":
+        return None
+    text = f"{collection_path}\n{collection_path.read_text()}".lower()
+    return None if any(word in text for word in words) else True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let one process run all tests of the shared cluster, where several test at a time."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if "ray_cluster" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group("ray_cluster"))
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +128,10 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return place("storage", f"{uri}/{tmp_path.name}")
 
 
+ANY_PORT = {"dashboard_agent_listen_port": None}
+"""What keeps a head from the one port that all heads would have, as several may run here."""
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(bucket: str) -> Iterator[None]:
     """Run one cluster of two CPUs for all tests with Ray. Commands join it through RAY_ADDRESS, and
@@ -113,7 +145,7 @@ def ray_cluster(bucket: str) -> Iterator[None]:
         # Without the address Ray looks for a cluster on this machine, and fails if it finds two.
         patch.setenv(API_SERVER, f"http://127.0.0.1:{port}")
         head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": True, "dashboard_port": port}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster = Cluster(initialize_head=True, head_node_args={**head, **ANY_PORT})
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield
     cluster.shutdown()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import ANY_PORT
 from ray import cloudpickle
 
 from mnist_ray import errors, tables, tune
@@ -81,7 +82,7 @@ def test_two_trials_at_a_time_on_one_gpu(
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     instead = SimpleNamespace(**{**vars(trial), "trial": on_the_cpu})
     monkeypatch.setattr(driver, "trial", instead)
-    head = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False}
+    head = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False, **ANY_PORT}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     small = ["--train-size", "300", "--holdout", "101", "--batch-size", "50", "--epochs", "1"]

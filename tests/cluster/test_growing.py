@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from conftest import ANY_PORT
 from ray.cluster_utils import Cluster
 
 from mnist_ray import errors, tables, tune
@@ -54,7 +55,7 @@ def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     head = {"num_cpus": 1, "gcs_server_port": port, "dashboard_port": dashboard}
     head |= {"include_dashboard": True, "autoscaling_config": str(tmp_path / "config.json")}
     others = set(psutil.Process().children(recursive=True))
-    nodes = Cluster(initialize_head=True, head_node_args=head)
+    nodes = Cluster(initialize_head=True, head_node_args={**head, **ANY_PORT})
     monkeypatch.setenv("RAY_ADDRESS", nodes.address)
     yield
     started = set(psutil.Process().children(recursive=True)) - others

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import ray
 import torch
+from test_restored import Snapshot
 
 from mnist_ray import errors, tables, terminal, train
-from mnist_ray.config import Recipe
+from mnist_ray.cluster import training
+from mnist_ray.config import Recipe, Resources, TrainRunConfig
 from mnist_ray.learn import checkpoint, data, engine, process
 from mnist_ray.learn.data import Mnist
 from mnist_ray.storage import Place
@@ -147,9 +149,13 @@ def test_a_run_goes_on_in_this_process_and_on_workers(storage: Path, mnist: Mnis
         engine.fit(recipe, splits, on_epoch=on_epoch)
 
     splits = data.split(mnist, 101, 300)
-    for launched in ("--no-in-process", "--in-process"):
+    run = TrainRunConfig(storage=storage, name="it", resume=True)
+    for in_process in (False, True):
         cut_after(2)
-        assert errors.run(train.main, [*flags, "--resume", launched]) == 0
+        before = Snapshot()  # as in a notebook, which goes on as it was
+        needs, run = Resources(cpus_per_worker=1), run.replace(in_process=in_process)
+        training.train(recipe, needs, run, terminal.TrainingDisplay())
+        assert before.changed_since() == []
         assert same(last_weights(folder), undisturbed(mnist))
         assert tables.read(folder, tables.EPOCHS)["epoch"].to_pylist() == [1, 2, 3, 4]
 

@@ -1,16 +1,15 @@
 """Real runs on one cluster of two CPUs, of few images and epochs."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from conftest import SECRET
 from optuna_journal import assert_like_tables
 
-from mnist_ray import errors, evaluate, tables, train, tune
+from mnist_ray import errors, evaluate, tables, terminal, train, tune
 from mnist_ray.cluster import resources
 from mnist_ray.config import Recipe
 from mnist_ray.fields import read_yaml
@@ -129,11 +128,12 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
     assert table(folder) == rows
 
     # One at a time, the same configurations are sampled, and the same come out on top.
-    assert errors.run(tune.main, [*flags, "--name", "one", "--max-concurrent", "1"]) == 0
+    one = [*flags, "--name", "one", "--max-concurrent", "1", "--confirm", "0"]
+    assert errors.run(tune.main, one) == 0
     course = ("phase", "lr", "momentum", "dropout", "seed", "repeats", "final_accuracy")
     alone = table(storage / "one")
     assert [[row[name] for name in course] for row in alone] == [
-        [row[name] for name in course] for row in rows
+        [row[name] for name in course] for row in rows[:6]
     ]
 
 
@@ -141,6 +141,7 @@ def test_a_study(storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str])
 def test_without_confirmation_the_best_trial_is_scored_once(storage: Path, mnist: Mnist) -> None:
     flags = [*SMALL, "--epochs", "2", "--num-trials", "3", "--search", "tpe", "--confirm", "0"]
     flags = [*flags, "--scheduler", "median", "--storage", str(storage), "--name", "alone"]
+    flags = [*flags, "--max-concurrent", "1"]
     store = f"sqlite:///{storage.parent / 'mlflow.db'}"
     assert errors.run(tune.main, [*flags, "--track", f"mlflow={store}"]) == 0
     rows = table(storage / "alone")
@@ -149,6 +150,13 @@ def test_without_confirmation_the_best_trial_is_scored_once(storage: Path, mnist
     assert [row["trial"] for row in rows if row["test_accuracy"] is not None] == [best["trial"]]
     score = scoring.score_test(storage / "alone" / best["checkpoint"], mnist)
     assert best["test_accuracy"] == score.accuracy
+
+    # It is done, and has nothing to go on with.
+    files = {path: path.stat().st_mtime for path in storage.glob("alone/trial_*/*/checkpoint.pt")}
+    again = ["--resume", "--name", "alone", "--storage", str(storage)]
+    assert errors.run(tune.main, again) == 0
+    assert table(storage / "alone") == rows
+    assert files == {path: path.stat().st_mtime for path in files}
 
     import mlflow  # here, because it takes a second
 
@@ -172,6 +180,8 @@ def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:
         "--confirm",
         "0",
         "--no-base",
+        "--max-concurrent",
+        "1",
     ]
     # A weight decay of 1 times a rate of 10 turns each weight into -9 times itself, at every step.
     wild = ["--weight-decay", "1", "--no-batch-norm", "--schedule", "constant", "--epochs", "3"]
@@ -192,14 +202,17 @@ def test_a_trial_that_diverges_is_a_row_like_any_other(storage: Path) -> None:
     assert rows[0]["epochs_trained"] < 3
 
 
-def test_a_study_in_which_all_diverge_has_no_winner(
-    storage: Path, capfd: pytest.CaptureFixture[str]
+def test_a_study_that_waits_says_why_and_one_in_which_all_diverge_has_no_winner(
+    storage: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    take_cpus(2, monkeypatch)
     space = ["--space", "lr=choice(9, 10)", "--search", "grid", "--weight-decay", "1"]
-    space = [*space, "--scheduler", "asha", "--no-base"]
+    space = [*space, "--scheduler", "asha", "--no-base", "--max-concurrent", "1"]
     flags = [*SMALL, "--batch-size", "10", "--no-batch-norm", "--schedule", "constant", *space]
     assert errors.run(tune.main, [*flags, "--storage", str(storage), "--name", "all"]) == 1
-    assert "no trial has a result (diverged: )" in capfd.readouterr().err
+    shown = capfd.readouterr()
+    assert "search    0  waits: 1 CPU needed, 0 of 2 free; something else uses" in shown.out
+    assert "no trial has a result (diverged: )" in shown.err
     assert [row["status"] for row in table(storage / "all")] == ["diverged"] * 2
 
 
@@ -211,6 +224,7 @@ def test_what_is_not_valid_together_is_not_begun(
     flags = ["--holdout", "101", "--batch-size", "50", "--epochs", "1", "--search", "grid", *space]
     flags = [*flags, "--no-base", "--try", "lr=0.3 train_size=100 batch_size=50"]
     flags = [*flags, "--confirm-seeds", "1", "--storage", str(storage), "--name", "some"]
+    flags = [*flags, "--max-concurrent", "1"]
     assert errors.run(tune.main, flags) == 0
     rows = table(storage / "some")
     assert {row["status"] for row in rows} == {"ok"}
@@ -308,65 +322,52 @@ def test_what_does_not_fit_is_refused_with_the_numbers(
     assert not (storage / "big").exists()
 
 
-ONE_TRIAL = ["--num-trials", "1", "--no-base", "--confirm", "0", "--scheduler", "fifo"]
+def take_cpus(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take CPUs of the cluster, as another command would, until a command has asked what it waits
+    for, which it does after a second."""
+    ray.init(logging_level="ERROR")
+    taken = ray.util.placement_group([{"CPU": count}], lifetime="detached")
+    ray.get(taken.ready(), timeout=60)
+    ray.shutdown()
+    why_waiting = resources.why_waiting
 
+    def asked(*args: Any) -> str:
+        said = why_waiting(*args)
+        ray.util.remove_placement_group(taken)
+        return said
 
-@pytest.mark.parametrize(
-    ("command", "more", "taken", "says"),
-    [
-        (train.main, [], 2, "waiting for workers: 2 CPUs needed, 0 of 2 free; something else"),
-        (tune.main, ONE_TRIAL, 2, "search    0  waits: 1 CPU needed, 0 of 2 free; something else"),
-        # The trial runs, and its workers wait.
-        (
-            tune.main,
-            [*ONE_TRIAL, "--workers-per-trial", "2"],
-            1,
-            "search    0  waits: 2 CPUs needed, 0.999 of 2 free; something else uses",
-        ),
-    ],
-)
-def test_what_waits_says_why(
-    command: Any,
-    more: list[str],
-    taken: int,
-    says: str,
-    storage: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
     monkeypatch.setattr(resources, "PATIENCE", 1)
-    why_waiting, told = resources.why_waiting, storage.parent / "told"
+    monkeypatch.setattr(resources, "why_waiting", asked)
 
-    def release(*args: Any) -> str:
-        told.touch()
-        return why_waiting(*args)
 
-    monkeypatch.setattr(resources, "why_waiting", release)
-    code = f"""
-import pathlib, ray, time
-ray.init(logging_level="ERROR")
-@ray.remote
-def hold():
-    print("holding", flush=True)
-    while not pathlib.Path({str(told)!r}).exists():
-        time.sleep(0.2)
-ray.get(hold.options(num_cpus={taken}).remote())
-"""
-    flags = [*SMALL, "--epochs", "1", "--storage", str(storage), *more]
-    other = [sys.executable, "-u", "-c", code]
-    with subprocess.Popen(other, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as holding:
-        assert holding.stdout
-        assert b"holding" in holding.stdout.readline()
-        assert errors.run(command, flags) == 0
-        assert says in capfd.readouterr().out
-        assert holding.wait(60) == 0
+def test_a_trial_whose_workers_wait_says_why(
+    storage: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = terminal.StudyDisplay.wait
+
+    def interrupted(*args: Any) -> None:
+        wait(*args)
+        raise KeyboardInterrupt  # test_recovery.py has trials whose workers train
+
+    monkeypatch.setattr(terminal.StudyDisplay, "wait", interrupted)
+    take_cpus(1, monkeypatch)
+    flags = [*SMALL, "--epochs", "1", "--workers-per-trial", "2", "--num-trials", "1", "--no-base"]
+    flags = [*flags, "--storage", str(storage), "--name", "waits"]
+    assert errors.run(tune.main, flags) == 130
+    says = "search    0  waits: 2 CPUs needed, 0.999 of 2 free; something else uses"
+    assert says in capfd.readouterr().out
 
 
 def test_runs_in_a_bucket(
-    bucket: str, mnist: Mnist, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    bucket: str,
+    mnist: Mnist,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     at = ["--storage", f"{bucket}/runs"]
     study = [*SMALL, "--epochs", "1", "--num-trials", "2", *at, "--name", "study"]
+    study = [*study, "--max-concurrent", "1"]
     assert errors.run(tune.main, study) == 0
     folder = place("storage", f"{bucket}/runs/study")
     rows = table(folder)
@@ -377,7 +378,9 @@ def test_runs_in_a_bucket(
     assert table(folder) == rows
     assert_like_tables(folder, ["lr"], copy=tmp_path / "after")
 
-    # Two workers share 101 held-out images, and report what the whole set scores.
+    # Two workers share 101 held-out images, and report what the whole set scores. Before that they
+    # wait for cores.
+    take_cpus(2, monkeypatch)
     best = ["--config", f"{folder}/best.yaml", "--train-size", "300", "--holdout", "101"]
     assert errors.run(train.main, [*best, "--num-workers", "2", *at, "--name", "best"]) == 0
     (row,) = table(folder.parent / "best")
@@ -387,6 +390,7 @@ def test_runs_in_a_bucket(
     assert row["lr"] == max(rows, key=lambda each: each["phase"] == "final")["lr"]
     assert errors.run(evaluate.main, [f"{bucket}/runs/best/{row['checkpoint']}"]) == 0
     shown = capfd.readouterr()
+    assert "waiting for workers: 2 CPUs needed, 0 of 2 free; something else uses" in shown.out
     assert f"{row['test_accuracy']:.2%}" in shown.out
     assert f"tables           {folder}, " in shown.out
     assert SECRET not in shown.out + shown.err

@@ -163,23 +163,16 @@ def train(storage: Path, name: str, **resources: Any) -> None:
     training.train(SMALL, Resources(**resources), run, TrainingDisplay())
 
 
-def train_here(storage: Path, name: str) -> None:
-    run = TrainRunConfig(storage=storage, name=name)
-    training.train(SMALL, Resources(), run, TrainingDisplay())
-
-
 def tune(storage: Path, name: str, **settings: Any) -> None:
     run = RunConfig(storage=storage, name=name)
     study.run_study(SMALL, ONE_TRIAL.replace(**settings), PerWorker(), run, StudyDisplay())
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("call", [train, tune])
-def test_nothing_is_left_behind_on_a_cluster_that_was_joined(
-    call: Any, storage: Path, mnist: Mnist
-) -> None:
+def test_nothing_is_left_behind_on_a_cluster_that_was_joined(storage: Path, mnist: Mnist) -> None:
+    # test_in_process.py has the same of training runs.
     before = Snapshot()
-    call(storage, "one")
+    tune(storage, "one")
     assert before.changed_since() == []
 
 
@@ -197,8 +190,7 @@ def test_nothing_is_left_behind_by_an_error(
 
 
 @pytest.mark.usefixtures("alone", "mnist")
-@pytest.mark.parametrize("call", ["train_here", "tune"])
-def test_nothing_is_left_behind_by_a_cluster_of_its_own(call: str, storage: Path) -> None:
+def test_nothing_is_left_behind_by_a_cluster_of_its_own(storage: Path) -> None:
     # In a process of its own, because Ray would go on asking for tokens in this one, and could not
     # join the cluster of the other tests, which has none.
     code = f"""
@@ -208,7 +200,7 @@ from pathlib import Path
 import ray
 import test_restored
 before = test_restored.Snapshot()
-test_restored.{call}(Path({str(storage)!r}), "one")
+test_restored.tune(Path({str(storage)!r}), "one")
 assert not ray.is_initialized()
 assert before.changed_since() == [], before.changed_since()
 """
