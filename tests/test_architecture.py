@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,6 +138,20 @@ tables.write_report([folder], folder / "report.html")
 def test_tables_and_flags_need_neither_torch_nor_ray(command: str) -> None:
     loaded = run_python(f"import mnist_ray.{command}, sys; print(*sys.modules)").split()
     assert not {"torch", "ray", "pandas", "optuna", "plotly"} & set(loaded)
+
+
+def test_what_is_not_python_is_installed_too() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    installed = {
+        file
+        for package, patterns in project["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for file in PACKAGE.parent.joinpath(*package.split(".")).glob(pattern)
+    }
+    others = {file for file in PACKAGE.rglob("*.*") if file.suffix not in (".py", ".pyc")}
+    numba = {file for file in others if file.parent.name == "__pycache__"}
+    assert others - numba == installed
+    assert PACKAGE / "tables" / "draw.js" in installed
 
 
 def test_nothing_happens_at_import() -> None:

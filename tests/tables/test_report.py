@@ -295,6 +295,25 @@ def test_a_study_that_goes_on_after_its_end_has_no_winner_yet(tmp_path: Path) ->
     assert "winner</dt>" not in said
 
 
+def test_the_checkpoint_is_the_one_that_the_page_names(study: Path, tmp_path: Path) -> None:
+    assert tables.final_checkpoint(study) == study / "c"
+    assert "<dt>checkpoint</dt><dd>c</dd>" in outcome(study)
+    failed = {"status": "failed", "error": "gone", "checkpoint": "f"}
+    pairs = [
+        trial(0, "search", [0.9, 0.95, 0.96], winner=False, checkpoint="a"),
+        trial(1, "search", [0.9, 0.95, 0.94], winner=True, checkpoint="b"),
+        trial(2, "final", [0.9], winner=False, **failed),
+    ]
+    without_final = write(tmp_path / "without", *pairs)
+    assert tables.final_checkpoint(without_final) == without_final / "b"
+    assert "<dt>checkpoint</dt><dd>b</dd>" in outcome(without_final)
+    training = write(tmp_path / "training", trial(0, None, [0.9, 0.95, 0.96], checkpoint="d"))
+    assert tables.final_checkpoint(training) == training / "d"
+    pq.write_table(tables.read(training).drop(["checkpoint", "winner"]), training / tables.TRIALS)
+    assert tables.final_checkpoint(training) is None
+    assert "<dt>checkpoint" not in outcome(training)
+
+
 def test_a_study_that_names_no_winner_has_none(study: Path) -> None:
     rows = [{**row, "winner": False} for row in tables.read(study).to_pylist()]
     tables.write(study, rows, tables.read(study, tables.EPOCHS).to_pylist())
