@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: tune train test recovery launcher gpu check bench clean
+.PHONY: tune train test recovery launcher gpu gpu-bench check bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -34,6 +34,9 @@ check: .venv/installed
 
 bench: .venv/installed  ## measures speed, about ten minutes; needs an idle machine
 	$(BIN)/python experiments/benchmarks/bench.py
+
+gpu-bench: .venv/installed  ## measures this machine's GPU, at most 8 minutes
+	$(BIN)/python experiments/benchmarks/gpu.py
 
 clean:
 	rm -rf .venv
