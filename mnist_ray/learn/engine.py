@@ -10,18 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_ray.config import Recipe
 from mnist_ray.learn import data, model
 from mnist_ray.learn import recipe as defaults
 from mnist_ray.learn.capture import Captured, Graphs
-from mnist_ray.learn.data import Mnist, Part, Splits
+from mnist_ray.learn.data import Mnist, Splits
+from mnist_ray.learn.evaluation import evaluate, score_of, totals_of
 from mnist_ray.learn.process import prepare
 
 CHECK_EVERY = 50
@@ -32,17 +32,6 @@ Metrics = dict[str, Any]
 
 State = dict[str, Any]
 """What `fit` resumes from after an epoch: model, optimizer and the epoch's number, from 1."""
-
-
-class Score(NamedTuple):
-    """The score of all images of a part, over all workers. `loss` is the mean negative
-    log-likelihood in nats, `accuracy` the fraction of correct guesses, 0 to 1.
-
-    Each field is a metric of every epoch, and a column of the tables in tables/schema.py.
-    """
-
-    loss: float
-    accuracy: float
 
 
 @contextmanager
@@ -127,7 +116,7 @@ def fit(
         # of the workers' gradients is the gradient of the global batch's mean loss.
         (batch_loss * (world_size / global_size)).backward()  # type: ignore[no-untyped-call]
         opt.step()
-        totals.add_(_totals(batch_loss.detach(), log_probs, labels))
+        totals.add_(totals_of(batch_loss.detach(), log_probs, labels))
 
     if captured is None:
         captured = _can_capture(device, world_size, (network, loss, optimizer, augment))
@@ -166,7 +155,7 @@ def fit(
                 break
         for group in opt.param_groups:
             group["lr"] = planned[step]  # a checkpoint holds a number, not a captured step's tensor
-        trained, images_trained = _score(totals, world_size)
+        trained, images_trained = score_of(totals, world_size)
         _average_buffers(net, world_size)
         train_seconds = time.perf_counter() - began
 
@@ -195,11 +184,6 @@ def fit(
         if metrics["last"]:
             break
     return net
-
-
-def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1) -> Score:
-    """Score each image of `part` once, on one of the workers, and leave `model` in eval mode."""
-    return predict(model, part, rank=rank, world_size=world_size)[0]
 
 
 def seconds_per_image(recipe: Recipe, mnist: Mnist, threads: int) -> float:
@@ -234,19 +218,6 @@ def computed_with(recipe: Recipe, device: torch.device, world_size: int = 1) -> 
     }
 
 
-def predict(
-    model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1
-) -> tuple[Score, Tensor]:
-    """Return the score of `model` on `part`, over all workers, and the log-probabilities (n, 10),
-    float32 on the CPU, of every image that this worker scored, in order."""
-    totals = torch.zeros(3, dtype=torch.float64, device=part.images.device)
-    found = []
-    for log_probs, labels in _predictions(model, part, rank, world_size):
-        totals += _totals(F.nll_loss(log_probs, labels, reduction="sum"), log_probs, labels)
-        found.append(log_probs.cpu())
-    return _score(totals, world_size)[0], torch.cat(found)
-
-
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return `fp32` or `bf16`; `auto` is bf16 if `device` computes it natively, else fp32."""
     if precision != "auto":
@@ -258,18 +229,6 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         native = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     return "bf16" if native else "fp32"
-
-
-def _predictions(
-    model: nn.Module, part: Part, rank: int = 0, world_size: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield log-probabilities and labels of the images that this worker scores, 250 at a time."""
-    model.eval()
-    own = torch.arange(rank, len(part.indices), world_size, device=part.images.device)
-    with torch.inference_mode():
-        for positions in torch.split(own, 250):
-            images, labels = part.take(positions)
-            yield model(images), labels
 
 
 def _can_capture(
@@ -292,20 +251,6 @@ def _rates(planned: list[float], device: torch.device, captured: bool) -> Tensor
     with and without a capture, because the optimizer's kernel reads tensors as float32."""
     rates = torch.tensor(planned, dtype=torch.float32 if device.type == "cuda" else torch.float64)
     return rates.to(device) if captured else rates.tolist()
-
-
-def _totals(loss: Tensor, log_probs: Tensor, labels: Tensor) -> Tensor:
-    """Return float (3,): the summed loss, the number of correct guesses, the number of images."""
-    correct = (log_probs.argmax(1) == labels).sum()
-    return torch.stack([loss, correct, torch.full_like(correct, len(labels))])
-
-
-def _score(totals: Tensor, world_size: int) -> tuple[Score, int]:
-    """Add up the workers' `_totals`; return the score that they make, and the number of images."""
-    if world_size > 1:
-        dist.all_reduce(totals)
-    loss, correct, images = totals.tolist()
-    return Score(loss / images, correct / images), int(images)
 
 
 def _average_buffers(model: nn.Module, world_size: int) -> None:
