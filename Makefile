@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Tests with Ray mostly start processes, which keeps one core busy and then waits.
 TWO := -n 2 --dist loadgroup
 
-.PHONY: tune train test recovery launcher browser gpu check bench clean
+.PHONY: tune train test recovery launcher browser gpu gpu-bench check bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -39,6 +39,9 @@ check: .venv/installed
 
 bench: .venv/installed  ## measures speed, about ten minutes; needs an idle machine
 	$(BIN)/python experiments/benchmarks/bench.py
+
+gpu-bench: .venv/installed  ## measures this machine's GPU, at most 8 minutes
+	$(BIN)/python experiments/benchmarks/gpu.py
 
 clean:
 	rm -rf .venv

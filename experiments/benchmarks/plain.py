@@ -61,15 +61,16 @@ def loader(data_dir: Path, root: Path, batch_size: int) -> DataLoader:
     return DataLoader(dataset, batch_size=batch_size, shuffle=True)
 
 
-def speeds(batches: DataLoader, dropout: float, steps: int) -> Iterator[float]:
+def speeds(batches: DataLoader, dropout: float, steps: int, device: str = "cpu") -> Iterator[float]:
     """Train; yield images per second of every `steps` steps."""
-    model = network(dropout)
+    model = network(dropout).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     model.train()
     running_loss = 0.0
     began, done = time.perf_counter(), 0
     while True:
         for images, labels in batches:
+            images, labels = images.to(device), labels.to(device)
             optimizer.zero_grad()
             loss = F.nll_loss(model(images), labels)
             loss.backward()

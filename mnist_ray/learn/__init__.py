@@ -11,15 +11,13 @@ from mnist_ray.learn.data import Mnist, Part, Splits, split, test_part
 from mnist_ray.learn.data import load as load_mnist
 from mnist_ray.learn.engine import (
     Metrics,
-    Score,
     State,
     computed_with,
-    evaluate,
     fit,
-    predict,
     resolve_precision,
     seconds_per_image,
 )
+from mnist_ray.learn.evaluation import Score, evaluate, predict
 from mnist_ray.learn.fetch import torchvision_mnist
 from mnist_ray.learn.model import Layer, ReluNormDropout, layers
 from mnist_ray.learn.model import build as build_network

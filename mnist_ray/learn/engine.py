@@ -10,17 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnist_ray.config import Recipe
 from mnist_ray.learn import data, model
 from mnist_ray.learn import recipe as defaults
-from mnist_ray.learn.data import Mnist, Part, Splits
+from mnist_ray.learn.capture import Captured, Graphs
+from mnist_ray.learn.data import Mnist, Splits
+from mnist_ray.learn.evaluation import evaluate, score_of, totals_of
 from mnist_ray.learn.process import prepare
 
 CHECK_EVERY = 50
@@ -31,17 +32,6 @@ Metrics = dict[str, Any]
 
 State = dict[str, Any]
 """What `fit` resumes from after an epoch: model, optimizer and the epoch's number, from 1."""
-
-
-class Score(NamedTuple):
-    """The score of all images of a part, over all workers. `loss` is the mean negative
-    log-likelihood in nats, `accuracy` the fraction of correct guesses, 0 to 1.
-
-    Each field is a metric of every epoch, and a column of the tables in tables/schema.py.
-    """
-
-    loss: float
-    accuracy: float
 
 
 @contextmanager
@@ -66,7 +56,7 @@ def fit(
     loss: Callable[[Recipe, Tensor, Tensor], Tensor] = defaults.loss,
     optimizer: Callable[..., torch.optim.Optimizer] = defaults.optimizer,
     schedule: Callable[[Recipe, int, int], float] = defaults.learning_rate,
-    augment: Callable[[Recipe, Tensor, torch.Generator], Tensor] = defaults.augment,
+    augment: Callable[[Recipe, Tensor, Tensor], Tensor] = defaults.augment,
     device: torch.device | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -74,6 +64,7 @@ def fit(
     on_step: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
     on_epoch: Callable[[Metrics, State], None] = lambda metrics, state: None,
     start: State | None = None,
+    captured: bool | None = None,
 ) -> nn.Module:
     """Train a network, scoring and reporting it after each epoch, and return it.
 
@@ -84,6 +75,11 @@ def fit(
     `on_epoch` gets the epoch's metrics and the state to resume from. A run that gets this state as
     `start` ends with the same bits as a run without interruption. Training stops early, after a
     last report, when the loss is no longer finite.
+
+    With `captured`, which needs CUDA and one worker, the steps are replayed as a CUDA graph: ten
+    times as fast for small batches, with the same bits. A graph repeats whatever Python decided
+    when it was captured. So None captures where it can only if `network`, `loss`, `optimizer` and
+    `augment` are the recipe's own.
     """
     # Set up: the same first weights on every worker.
     device = device or torch.device("cpu")
@@ -102,15 +98,38 @@ def fit(
     n = len(splits.train.indices)
     steps = data.steps_per_epoch(n, recipe.batch_size, world_size)
     total_steps = recipe.epochs * steps
+    totals = torch.zeros(3, dtype=torch.float64, device=device)
+
+    # A step launches work and reads no result, so that a GPU never waits for Python.
+    def train(positions: Tensor, global_size: int, numbers: Tensor | None, lr: Any) -> None:
+        images, labels = splits.train.take(positions)
+        if numbers is not None:
+            images = augment(recipe, images, numbers)
+        # Weights and batch norm stay float32: autocast converts what convolutions compute with.
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            log_probs = parallel(images)
+        batch_loss = loss(recipe, log_probs, labels)
+        for group in opt.param_groups:
+            group["lr"] = lr
+        opt.zero_grad(set_to_none=True)
+        # Workers may hold unequal parts of a batch. Each loss is a sum, scaled so that the average
+        # of the workers' gradients is the gradient of the global batch's mean loss.
+        (batch_loss * (world_size / global_size)).backward()  # type: ignore[no-untyped-call]
+        opt.step()
+        totals.add_(totals_of(batch_loss.detach(), log_probs, labels))
+
+    if captured is None:
+        captured = _can_capture(device, world_size, (network, loss, optimizer, augment))
+    if captured and world_size > 1:
+        raise ValueError(f"a step of {world_size} workers cannot be captured.")
+    if captured:
+        train = Captured(train, recipe.batch_size, Graphs(device))
 
     for epoch in range(start["epoch"] + 1 if start else 1, recipe.epochs + 1):
         # Train. Randomness is a function of (seed, epoch, rank), so a checkpoint holds none of it.
         began = time.perf_counter()
         torch.manual_seed(data.derive_seed(recipe.seed, epoch, rank, 0))
-        rng = data.generator(recipe.seed, epoch, rank, 1)
-        totals = torch.zeros(3, dtype=torch.float64, device=device)
-        parallel.train()
-        for step, (positions, global_size) in enumerate(
+        batches = list(
             data.batches(
                 n,
                 recipe.batch_size,
@@ -120,28 +139,23 @@ def fit(
                 world_size=world_size,
                 device=device,
             )
-        ):
-            step_of_run = (epoch - 1) * steps + step
-            images, labels = splits.train.take(positions)
-            if step_of_run < recipe.augment_until * total_steps:
-                images = augment(recipe, images, rng)
-            # Weights and batch norm stay float32: autocast converts what convolutions compute with.
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                log_probs = parallel(images)
-            batch_loss = loss(recipe, log_probs, labels)
-            for group in opt.param_groups:
-                group["lr"] = schedule(recipe, step_of_run, total_steps)
-            opt.zero_grad(set_to_none=True)
-            # Workers may hold unequal parts of a batch. Each loss is a sum, scaled so that the
-            # average of the workers' gradients is the gradient of the global batch's mean loss.
-            (batch_loss * (world_size / global_size)).backward()  # type: ignore[no-untyped-call]
-            opt.step()
-            totals += _totals(batch_loss.detach(), log_probs, labels)
+        )
+        numbers = _numbers(batches, data.generator(recipe.seed, epoch, rank, 1))
+        first = (epoch - 1) * steps
+        planned = [schedule(recipe, first + step, total_steps) for step in range(steps)]
+        rates = _rates(planned, device, captured)
+        totals.zero_()
+        parallel.train()
+        for step, (positions, global_size) in enumerate(batches):
+            augmented = first + step < recipe.augment_until * total_steps
+            train(positions, global_size, numbers[step] if augmented else None, rates[step])
             on_step(epoch, step + 1, steps)
             # Several workers would have to agree to stop, so they train to the epoch's end.
             if world_size == 1 and step % CHECK_EVERY == 0 and not totals[0].isfinite():
                 break
-        trained, images_trained = _score(totals, world_size)
+        for group in opt.param_groups:
+            group["lr"] = planned[step]  # a checkpoint holds a number, not a captured step's tensor
+        trained, images_trained = score_of(totals, world_size)
         _average_buffers(net, world_size)
         train_seconds = time.perf_counter() - began
 
@@ -153,7 +167,7 @@ def fit(
         finite = math.isfinite(trained.loss) and math.isfinite(score.loss)
         metrics = {
             "epoch": epoch,
-            "lr": opt.param_groups[0]["lr"],
+            "lr": planned[step],
             "train_loss": trained.loss,
             "train_accuracy": trained.accuracy,
             "scored_on": splits.scored_on,
@@ -170,11 +184,6 @@ def fit(
         if metrics["last"]:
             break
     return net
-
-
-def evaluate(model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1) -> Score:
-    """Score each image of `part` once, on one of the workers, and leave `model` in eval mode."""
-    return predict(model, part, rank=rank, world_size=world_size)[0]
 
 
 def seconds_per_image(recipe: Recipe, mnist: Mnist, threads: int) -> float:
@@ -209,19 +218,6 @@ def computed_with(recipe: Recipe, device: torch.device, world_size: int = 1) -> 
     }
 
 
-def predict(
-    model: nn.Module, part: Part, *, rank: int = 0, world_size: int = 1
-) -> tuple[Score, Tensor]:
-    """Return the score of `model` on `part`, over all workers, and the log-probabilities (n, 10),
-    float32 on the CPU, of every image that this worker scored, in order."""
-    totals = torch.zeros(3, dtype=torch.float64, device=part.images.device)
-    found = []
-    for log_probs, labels in _predictions(model, part, rank, world_size):
-        totals += _totals(F.nll_loss(log_probs, labels, reduction="sum"), log_probs, labels)
-        found.append(log_probs.cpu())
-    return _score(totals, world_size)[0], torch.cat(found)
-
-
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return `fp32` or `bf16`; `auto` is bf16 if `device` computes it natively, else fp32."""
     if precision != "auto":
@@ -235,30 +231,26 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
-def _predictions(
-    model: nn.Module, part: Part, rank: int = 0, world_size: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield log-probabilities and labels of the images that this worker scores, 250 at a time."""
-    model.eval()
-    own = torch.arange(rank, len(part.indices), world_size, device=part.images.device)
-    with torch.inference_mode():
-        for positions in torch.split(own, 250):
-            images, labels = part.take(positions)
-            yield model(images), labels
+def _can_capture(
+    device: torch.device, world_size: int, parts: tuple[Callable[..., Any], ...]
+) -> bool:
+    """Return whether a step made of `parts` can be captured without a look into them."""
+    own = (model.build, defaults.loss, defaults.optimizer, defaults.augment)
+    return device.type == "cuda" and world_size == 1 and parts == own
 
 
-def _totals(loss: Tensor, log_probs: Tensor, labels: Tensor) -> Tensor:
-    """Return float (3,): the summed loss, the number of correct guesses, the number of images."""
-    correct = (log_probs.argmax(1) == labels).sum()
-    return torch.stack([loss, correct, correct.new_tensor(len(labels))])
+def _numbers(batches: list[tuple[Tensor, int]], rng: torch.Generator) -> list[Tensor]:
+    """Return what the augmentation of each batch gets: uniform random numbers, float32 (4, b)."""
+    sizes = [defaults.NUMBERS * len(positions) for positions, _ in batches]
+    drawn = torch.rand(sum(sizes), generator=rng).to(batches[0][0].device)
+    return [numbers.view(defaults.NUMBERS, -1) for numbers in torch.split(drawn, sizes)]
 
 
-def _score(totals: Tensor, world_size: int) -> tuple[Score, int]:
-    """Add up the workers' `_totals`; return the score that they make, and the number of images."""
-    if world_size > 1:
-        dist.all_reduce(totals)
-    loss, correct, images = totals.tolist()
-    return Score(loss / images, correct / images), int(images)
+def _rates(planned: list[float], device: torch.device, captured: bool) -> Tensor | list[float]:
+    """Return the learning rate of each step as it is given to the optimizer. On CUDA it is float32
+    with and without a capture, because the optimizer's kernel reads tensors as float32."""
+    rates = torch.tensor(planned, dtype=torch.float32 if device.type == "cuda" else torch.float64)
+    return rates.to(device) if captured else rates.tolist()
 
 
 def _average_buffers(model: nn.Module, world_size: int) -> None:

@@ -67,15 +67,21 @@ def loss(recipe: Recipe, log_probs: Tensor, labels: Tensor) -> Tensor:
     return total
 
 
-def augment(recipe: Recipe, images: Tensor, rng: torch.Generator) -> Tensor:
+NUMBERS = 4
+"""Random numbers that `augment` gets for each image."""
+
+
+def augment(recipe: Recipe, images: Tensor, numbers: Tensor) -> Tensor:
     """Return `images`, float32 (b, 1, 28, 28), each rotated, resized and moved by random amounts.
 
     Each amount is uniform within plus or minus the recipe's `rotation`, `scale` or `shift`. Pixels
-    from outside an image are background. `rng` is on the CPU, the images on any device.
+    from outside an image are background. `numbers`, float32 (NUMBERS, b) on the images' device, are
+    uniform in 0..1, and the same again where a run is resumed. An augmentation that needs others
+    can draw them from PyTorch's random state.
     """
     if not (recipe.rotation or recipe.shift or recipe.scale):
         return images
-    amount = torch.rand(4, len(images), generator=rng).mul_(2).sub_(1).to(images.device)
+    amount = numbers * 2 - 1
     angle = amount[0] * math.radians(recipe.rotation)
     zoom = 1 / (1 + amount[1] * recipe.scale)
     # grid_sample's coordinates run from -1 to 1 over 28 pixels, so a pixel is 2 / 28.

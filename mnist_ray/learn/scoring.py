@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mnist_ray.errors import UserError
-from mnist_ray.learn import checkpoint, data, engine, model
+from mnist_ray.learn import checkpoint, data, evaluation, model
 from mnist_ray.learn.data import Mnist
 from mnist_ray.storage import Place
 
@@ -16,7 +16,7 @@ class Report(NamedTuple):
     network takes for j. `wrong` has (index, label, guess, probability of the guess) of each error,
     the most confident first."""
 
-    score: engine.Score
+    score: evaluation.Score
     confusion: Tensor
     wrong: list[tuple[int, int, int, float]]
 
@@ -34,14 +34,14 @@ def load_model(saved: checkpoint.Checkpoint) -> nn.Sequential:
     return network.eval()
 
 
-def score_test(folder: Place, mnist: Mnist) -> engine.Score:
+def score_test(folder: Place, mnist: Mnist) -> evaluation.Score:
     """Score the checkpoint in `folder` on the test set."""
-    return engine.evaluate(load_model(checkpoint.load(folder)), data.test_part(mnist))
+    return evaluation.evaluate(load_model(checkpoint.load(folder)), data.test_part(mnist))
 
 
 def report(network: nn.Module, part: data.Part) -> Report:
     """Score `network` on `part` and list its errors."""
-    score, log_probs = engine.predict(network, part)
+    score, log_probs = evaluation.predict(network, part)
     probabilities, guesses = log_probs.exp().max(dim=1)
     labels = part.labels[part.indices].long()
     confusion = torch.bincount(10 * labels + guesses, minlength=100).reshape(10, 10)
@@ -54,10 +54,12 @@ def report(network: nn.Module, part: data.Part) -> Report:
     return Report(score, confusion, wrong)
 
 
-def predictions(network: nn.Module, part: data.Part) -> tuple[engine.Score, dict[str, list[Any]]]:
+def predictions(
+    network: nn.Module, part: data.Part
+) -> tuple[evaluation.Score, dict[str, list[Any]]]:
     """Return the score of `network` on `part`, and the columns of `tables.PREDICTION_COLUMNS`, with
     a row for each image. `image` is its 784 pixels if the guess is wrong, or else None."""
-    score, log_probs = engine.predict(network, part)
+    score, log_probs = evaluation.predict(network, part)
     probabilities, guesses = log_probs.exp().max(dim=1)
     labels = part.labels[part.indices]
     images = part.images[part.indices]

@@ -27,7 +27,7 @@ def test_a_resumed_run_ends_with_the_same_bits(mnist: Mnist, precision: str) -> 
 
 
 def test_it_computes_what_the_cpu_does(mnist: Mnist) -> None:
-    config = Recipe(epochs=1, train_size=150, dropout=0, precision="fp32")
+    config = Recipe(epochs=1, train_size=150, dropout=0, precision="fp32", rotation=8, scale=0.1)
     there, (row,), _ = fit(config, mnist, device=GPU)
     here, (same,), _ = fit(config, mnist)
     assert torch.allclose(weights(there).cpu(), weights(here), atol=1e-4)
@@ -63,3 +63,24 @@ def test_a_command_trains_on_it(
         part = data.split(mnist, saved.recipe.holdout).score
         score = engine.evaluate(scoring.load_model(saved), part)
         assert score.accuracy == row["best_accuracy"] > 0.9
+
+
+def test_a_trial_that_shares_a_gpu_has_the_bits_of_one_alone(tmp_path: Path, mnist: Mnist) -> None:
+    """Would show that what a trial computes does not depend on its neighbours."""
+    study = ["--num-trials", "3", "--trials-per-gpu", "3", "--scheduler", "fifo", "--confirm", "0"]
+    small = ["--use-gpu", "--epochs", "1", "--train-size", "10000", "--no-base"]
+    where = ["--storage", str(tmp_path), "--name", "run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_ray.tune", *study, *small, *where],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "3 at a time" in done.stdout
+    assert "1/3 of a GPU" in done.stdout
+    rows = tables.read(tmp_path / "run", tables.TRIALS).to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * 3
+    for row in rows:
+        saved = checkpoint.load(tmp_path / "run" / row["checkpoint"])
+        alone, _, _ = fit(saved.recipe, mnist, device=GPU)
+        assert torch.equal(weights(alone).cpu(), weights(scoring.load_model(saved)))

@@ -97,7 +97,8 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
 
 class TestAugment:
     def augmented(self, images: torch.Tensor, **fields: float) -> torch.Tensor:
-        return recipe.augment(Recipe(**fields), images, data.generator(0))
+        numbers = torch.rand(recipe.NUMBERS, len(images), generator=data.generator(0))
+        return recipe.augment(Recipe(**fields), images, numbers)
 
     @pytest.fixture
     def digits(self, mnist: Mnist) -> torch.Tensor:

@@ -282,9 +282,9 @@ def test_the_loop_takes_another_network_optimizer_loss_schedule_and_augmentation
         called.add("schedule")
         return config.lr if step < steps / 2 else config.lr / 2
 
-    def noisy(config: Recipe, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    def noisy(config: Recipe, images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         called.add("augment")
-        return images + 0.1 * torch.randn(images.shape, generator=rng)
+        return images + 0.1 * numbers[0].view(-1, 1, 1, 1) * torch.randn_like(images)
 
     config = Recipe(lr=0.01, train_size=4000, holdout=1000, epochs=2, precision="fp32")
     others = {"network": wide, "optimizer": adamw, "loss": squared}

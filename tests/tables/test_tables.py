@@ -22,7 +22,7 @@ from mnist_ray import tables
 from mnist_ray.cluster import recorder
 from mnist_ray.config import Recipe
 from mnist_ray.errors import UserError
-from mnist_ray.learn import data, engine, scoring
+from mnist_ray.learn import data, engine, evaluation, scoring
 from mnist_ray.learn.data import Mnist
 from mnist_ray.tables import machine, views
 
@@ -90,9 +90,9 @@ def test_other_tools_read_runs_together(runs: list[Path], table: str, order: int
 
 
 def test_predictions_have_the_schema_where_none_is_wrong(tmp_path: Path, small: Mnist) -> None:
-    class Knows(engine.nn.Module):
+    class Knows(evaluation.nn.Module):
         def forward(self, images: Any) -> Any:
-            return engine.F.one_hot(part.labels[part.indices].long(), 10).float().log_softmax(1)
+            return evaluation.F.one_hot(part.labels[part.indices].long(), 10).float().log_softmax(1)
 
     part = data.test_part(small)
     tables.write_predictions(tmp_path, scoring.predictions(Knows(), part)[1])
@@ -325,7 +325,7 @@ def test_epochs_of_version_0_1_are_read_with_todays_columns(tmp_path: Path) -> N
 
 
 def test_every_score_is_a_metric_of_an_epoch_and_three_columns_of_a_trial() -> None:
-    for name in engine.Score._fields:
+    for name in evaluation.Score._fields:
         assert name in tables.EPOCH_COLUMNS
         assert {f"{prefix}_{name}" for prefix in ("best", "final", "test")} <= {
             *tables.TRIAL_COLUMNS
