@@ -25,6 +25,7 @@ from mnist_ray.tables.rows import (
 )
 from mnist_ray.tables.run_folder import (
     BEST_RECIPE,
+    EVENTS,
     WORKERS,
     checkpoint_name,
     checkpoints,
@@ -43,6 +44,7 @@ from mnist_ray.tables.schema import (
     COLUMNS,
     EPOCH_COLUMNS,
     EPOCHS,
+    MEASURES,
     PREDICTION_COLUMNS,
     PREDICTIONS,
     SCHEMAS,
@@ -69,6 +71,8 @@ __all__ = [
     "COLUMNS",
     "EPOCHS",
     "EPOCH_COLUMNS",
+    "EVENTS",
+    "MEASURES",
     "PREDICTIONS",
     "PREDICTION_COLUMNS",
     "SCHEMAS",

@@ -29,6 +29,9 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 BEST_RECIPE = "best.yaml"
 """The file of a study's winning recipe."""
 
+EVENTS = "events.out.tfevents.mnist_ray"
+"""The file, within the folder of a training run, that TensorBoard reads."""
+
 WORKERS = "workers"
 """The folder, within a study's folder, in which the workers of its trials save checkpoints."""
 

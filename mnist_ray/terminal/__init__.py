@@ -5,7 +5,8 @@ Never imports torch or Ray: it shows what it is handed.
 
 from mnist_ray.terminal.command import typed
 from mnist_ray.terminal.flags import parse as parse_flags
+from mnist_ray.terminal.flags import settle
 from mnist_ray.terminal.study import Study as StudyDisplay
 from mnist_ray.terminal.training import Training as TrainingDisplay
 
-__all__ = ["StudyDisplay", "TrainingDisplay", "parse_flags", "typed"]
+__all__ = ["StudyDisplay", "TrainingDisplay", "parse_flags", "settle", "typed"]
