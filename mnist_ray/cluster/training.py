@@ -105,7 +105,8 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
             described |= {"run": folder.name, "device": share.device}
             began = described["started"]
             tracker = tracking.of_run(run.track, folder.name, settings, began)
-            layers = learn.layers(learn.build_network(recipe))
+            with torch.random.fork_rng():  # building a network draws its first weights
+                layers = learn.layers(learn.build_network(recipe))
             show.begin(recipe, needs, share, layers, splits, in_process)
             trainer = functools.partial(
                 workers.trainer,
@@ -142,8 +143,7 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
         best, last = tables.best_epoch(epochs), folder / epochs[-1]["checkpoint"]
         row = write(checkpoint=best["checkpoint"])
         if splits.scored_on == "holdout":
-            with torch.random.fork_rng():  # building a network draws its weights
-                score = learn.score_test(last, mnist)
+            score = learn.score_test(last, mnist)
             row = write(checkpoint=best["checkpoint"], **tables.scores("test", score._asdict()))
     if tracker:
         tracker.end(failed=row["status"] != Status.OK)
