@@ -54,7 +54,16 @@ from mnist_ray.tables.schema import (
     Row,
     config_columns,
 )
-from mnist_ray.tables.views import BEST, over_seeds, ranked, render, summary, where
+from mnist_ray.tables.views import (
+    BEST,
+    best,
+    of_model,
+    over_seeds,
+    ranked,
+    render,
+    summary,
+    where,
+)
 
 
 def write_report(folders: Sequence[Place], path: Path) -> Path:
@@ -82,6 +91,7 @@ __all__ = [
     "Epochs",
     "NoTable",
     "Row",
+    "best",
     "best_epoch",
     "checkpoint_name",
     "checkpoints",
@@ -94,6 +104,7 @@ __all__ = [
     "locked",
     "new_trial_folder",
     "newest_run",
+    "of_model",
     "over_seeds",
     "provenance",
     "prune",
