@@ -222,8 +222,17 @@ class RunConfig(Config):
     verbose: bool = Field(False, description="Ray's own output, and tracebacks.")
 
 
+Track = Annotated[
+    str | None,
+    Field(
+        pattern=r"^(mlflow(=.+)?|wandb(=.+)?)$",
+        description="Log to mlflow[=URI] or wandb[=PROJECT] too.",
+    ),
+]
+
+
 class TrainRunConfig(RunConfig):
-    """Where a training run's data and results lie, and how it is launched."""
+    """Where a training run's data and results lie, how it is launched, and where it is logged."""
 
     in_process: bool | None = Field(
         None,
@@ -231,6 +240,7 @@ class TrainRunConfig(RunConfig):
         " if it dies, as Ray's workers are; none does so with one worker where there is no Ray"
         " cluster to join.",
     )
+    track: Track = None
 
 
 STUDY_RECIPE: dict[str, Any] = {
@@ -331,11 +341,7 @@ class TuneConfig(Config):
         le=100,
         description="Trials that share a GPU; none is as many as its memory and the cores allow.",
     )
-    track: str | None = Field(
-        None,
-        pattern=r"^(mlflow(=.+)?|wandb(=.+)?)$",
-        description="Log to mlflow[=URI] or wandb[=PROJECT] too.",
-    )
+    track: Track = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

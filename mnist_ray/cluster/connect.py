@@ -55,7 +55,8 @@ LONGEST_TMPDIR = (103 if sys.platform == "darwin" else 107) - len(SOCKETS)
 def connected(*, dashboard: bool, verbose: bool, show: Show) -> Iterator[None]:
     """Connect to Ray for a block: join the cluster that this machine belongs to, or start a private
     one, which listens on loopback alone and leaves nothing behind. `show` is told which cluster is
-    joined.
+    joined. If the caller has connected this process to Ray, use that cluster, and stay connected
+    after the block.
 
     `dashboard` starts the dashboard of a private cluster. Trials that launch workers need it: when
     such a trial is stopped early, Ray Train asks the dashboard whether the trial's controller is
@@ -79,6 +80,11 @@ def connected(*, dashboard: bool, verbose: bool, show: Show) -> Iterator[None]:
             exits.enter_context(restored.log_level("ray.tune", logging.CRITICAL))
             silent = ray_private.replaced("print_to_stdstream", lambda *_, **__: None)
             exits.enter_context(silent)
+        if ray.is_initialized():
+            exits.enter_context(_cluster_of_the_caller(dashboard))
+            errors.heed_signals()
+            yield
+            return
         if address := to_join():
             options["address"] = None  # Ray finds it in the same way
             exits.callback(ray.shutdown)
@@ -103,6 +109,30 @@ def connected(*, dashboard: bool, verbose: bool, show: Show) -> Iterator[None]:
                 f"joined the Ray cluster at {address}: {len(nodes)} node{'s' * (len(nodes) > 1)},"
                 f" {sum(node.cpus for node in nodes)} CPUs\n"
             )
+        yield
+
+
+@contextmanager
+def _cluster_of_the_caller(dashboard: bool) -> Iterator[None]:
+    """Set the environment for the cluster that this process is connected to. Raises UserError where
+    a run cannot use it."""
+    if ray.util.client.ray.is_connected():
+        raise UserError(
+            "this process is connected to Ray as a client, through an address like ray://HOST,"
+            " but a run needs a machine of the cluster; call ray.shutdown() first to run without"
+            " the cluster, or run there."
+        )
+    if not dashboard:
+        yield
+        return
+    address = ray_private._global_node.webui_url
+    if not address:
+        raise UserError(
+            "this process is connected to Ray without its dashboard, which trials of several"
+            " workers need when they are stopped; call ray.shutdown() first, or start Ray with"
+            " include_dashboard=True."
+        )
+    with restored.environment(unless_set={API_SERVER: f"http://{address}"}):
         yield
 
 

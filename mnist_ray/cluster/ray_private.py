@@ -70,6 +70,11 @@ NAMES = (
         " of would outlive the command",
     ),
     Private(
+        "ray._private.node",
+        "Node.webui_url",
+        "find the dashboard of a cluster that the caller started, for trials of several workers",
+    ),
+    Private(
         "ray._private.ray_constants",
         "ENABLE_RAY_CLUSTER",
         "make a private cluster listen on loopback alone; without it, the cluster would be open to"

@@ -19,7 +19,7 @@ from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mnist_ray import errors, learn, restored, storage, tables
-from mnist_ray.cluster import connect, resources, resume, workers
+from mnist_ray.cluster import connect, resources, resume, tensorboard, tracking, workers
 from mnist_ray.cluster.show import TrainingShow
 from mnist_ray.config import Recipe, Resources, TrainRunConfig, check_batch
 from mnist_ray.errors import RunFailed, UserError
@@ -31,16 +31,20 @@ TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR
 process group."""
 
 
+@tracking.impatient()
 def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingShow) -> tables.Row:
     """Train through Ray Train and write the results tables. Return the row of the trials table.
 
-    Raises UserError where the workers do not fit, RunFailed where training stops with an error.
+    Raises UserError where the workers do not fit, RunFailed where training stops with an error or
+    the loss is not finite.
     """
     check_batch(recipe, needs)
     folder = tables.folder_of(run, "train")
     settings = {**recipe.model_dump(), **needs.model_dump()}
-    recorded = tables.recorded_settings(run, "train") if run.resume else settings
+    asked = {**settings, "track": run.track}
+    recorded = tables.recorded_settings(run, "train") if run.resume else asked
     in_process = _in_process(needs, run)
+    tracking.check(run.track)
     mnist = learn.load_mnist(recipe, run.data_dir)
     splits = learn.split(mnist, recipe.holdout, recipe.train_size)
     described: tables.Row = {
@@ -50,6 +54,7 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
     clock = time.monotonic()
     epochs: list[tables.Row] = []
     started = False
+    tracker: tracking.RunTracker | None = None
 
     def on_message(kind: str, content: Any) -> None:
         nonlocal started, clock
@@ -81,6 +86,10 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
         now = {"total_seconds": time.monotonic() - clock, "ended": datetime.now(UTC)}
         row = tables.trial_row(settings, epochs, **{**described, **now, **more})
         tables.write(folder, [row], epochs)
+        if epochs:
+            tensorboard.write(folder, epochs, settings, row["started"])
+        if tracker:
+            tracker.log(epochs)
         return row
 
     with (
@@ -92,9 +101,12 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
         share = resources.share(needs, nodes)
         if not in_process:
             resources.check_shared(folder.parent)
-        with tables.locked(folder, "train", settings, run.resume, not run.name) as folder:
+        with tables.locked(folder, "train", asked, run.resume, not run.name) as folder:
             described |= {"run": folder.name, "device": share.device}
-            layers = learn.layers(learn.build_network(recipe))
+            began = described["started"]
+            tracker = tracking.of_run(run.track, folder.name, settings, began)
+            with torch.random.fork_rng():  # building a network draws its first weights
+                layers = learn.layers(learn.build_network(recipe))
             show.begin(recipe, needs, share, layers, splits, in_process)
             trainer = functools.partial(
                 workers.trainer,
@@ -121,7 +133,9 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
                 if started:
                     with contextlib.suppress(OSError):  # the disk may be full
                         write(status=Status.FAILED, error=str(error) or "interrupted")
-                show.stopped(tables.resume_flags(folder, run, settings, recorded))
+                if tracker:
+                    tracker.end(failed=True)
+                show.stopped(tables.resume_flags(folder, run, asked, recorded))
                 raise
     with errors.explain_storage_errors(folder):
         # Ray Train does not know, and so does not delete, checkpoints from before an interruption.
@@ -129,10 +143,15 @@ def train(recipe: Recipe, needs: Resources, run: TrainRunConfig, show: TrainingS
         best, last = tables.best_epoch(epochs), folder / epochs[-1]["checkpoint"]
         row = write(checkpoint=best["checkpoint"])
         if splits.scored_on == "holdout":
-            with torch.random.fork_rng():  # building a network draws its weights
-                score = learn.score_test(last, mnist)
+            score = learn.score_test(last, mnist)
             row = write(checkpoint=best["checkpoint"], **tables.scores("test", score._asdict()))
+    if tracker:
+        tracker.end(failed=row["status"] != Status.OK)
     show.end(row, folder, last=last)
+    if row["status"] == Status.DIVERGED:
+        raise RunFailed(
+            f"the loss was not finite after epoch {row['epochs_trained']}; lower the learning rate."
+        )
     return row
 
 

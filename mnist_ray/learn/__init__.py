@@ -24,12 +24,13 @@ from mnist_ray.learn.model import build as build_network
 from mnist_ray.learn.plain import PlainLayer, plain_layers
 from mnist_ray.learn.process import has_gpu, wait_awake
 from mnist_ray.learn.process import prepare as prepare_process
+from mnist_ray.learn.scoring import Classifier, load_model, predictions, score_test
 from mnist_ray.learn.scoring import Report as ScoreReport
-from mnist_ray.learn.scoring import load_model, predictions, score_test
 from mnist_ray.learn.scoring import report as score_report
 
 __all__ = [
     "Checkpoint",
+    "Classifier",
     "Layer",
     "Metrics",
     "Mnist",

@@ -99,6 +99,11 @@ def test_part(mnist: Mnist) -> Part:
     return _part(mnist.test_images, mnist.test_labels, np.arange(len(mnist.test_labels)))
 
 
+def unlabelled(images: np.ndarray) -> Part:
+    """Return a part of all `images`, uint8 (n, 28, 28), to be predicted; its labels are all 0."""
+    return _part(images, np.zeros(len(images), np.uint8), np.arange(len(images)))
+
+
 def _stratified_order(labels: np.ndarray) -> np.ndarray:
     """Return the indices of `labels` in a fixed random order, of which every prefix has each label
     as often as the whole set in proportion, to within one image."""

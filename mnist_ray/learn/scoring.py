@@ -2,9 +2,11 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mnist_ray.config import Recipe
 from mnist_ray.errors import UserError
 from mnist_ray.learn import checkpoint, data, evaluation, model
 from mnist_ray.learn.data import Mnist
@@ -24,7 +26,8 @@ class Report(NamedTuple):
 def load_model(saved: checkpoint.Checkpoint) -> nn.Sequential:
     """Return the trained network of a checkpoint, in eval mode. Raises UserError if its weights do
     not fit the network that its recipe builds."""
-    network = model.build(saved.recipe)
+    with torch.random.fork_rng():  # building a network draws its first weights
+        network = model.build(saved.recipe)
     try:
         network.load_state_dict(saved.state["model"])
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -32,6 +35,27 @@ def load_model(saved: checkpoint.Checkpoint) -> nn.Sequential:
             f"checkpoint holds other weights than its recipe asks for: {str(error)[:200]}"
         ) from None
     return network.eval()
+
+
+class Classifier(NamedTuple):
+    """A trained network, in eval mode, and the recipe that it was trained by."""
+
+    network: nn.Sequential
+    recipe: Recipe
+
+    def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the digits, int64 (n,), that the network takes `images` for, uint8 (n, 28, 28)
+        with white digits on black as in MNIST, and the probability of each digit, float32 (n, 10).
+        Raises UserError for any other images."""
+        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
+            raise UserError(
+                f"images are {images.dtype} {images.shape}, but must be uint8 (n, 28, 28)."
+            )
+        if not len(images):
+            return np.zeros(0, np.int64), np.zeros((0, 10), np.float32)
+        _, log_probs = evaluation.predict(self.network, data.unlabelled(images))
+        probabilities = log_probs.exp().numpy()
+        return probabilities.argmax(axis=1), probabilities
 
 
 def score_test(folder: Place, mnist: Mnist) -> evaluation.Score:

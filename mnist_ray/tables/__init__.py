@@ -30,6 +30,7 @@ from mnist_ray.tables.rows import (
 )
 from mnist_ray.tables.run_folder import (
     BEST_RECIPE,
+    EVENTS,
     JOURNAL,
     WORKERS,
     checkpoint_name,
@@ -49,6 +50,7 @@ from mnist_ray.tables.schema import (
     COLUMNS,
     EPOCH_COLUMNS,
     EPOCHS,
+    MEASURES,
     PREDICTION_COLUMNS,
     PREDICTIONS,
     SCHEMAS,
@@ -58,7 +60,16 @@ from mnist_ray.tables.schema import (
     Row,
     config_columns,
 )
-from mnist_ray.tables.views import BEST, over_seeds, ranked, render, summary, where
+from mnist_ray.tables.views import (
+    BEST,
+    best,
+    of_model,
+    over_seeds,
+    ranked,
+    render,
+    summary,
+    where,
+)
 
 if TYPE_CHECKING:
     from mnist_ray.tables.journal import Journal
@@ -115,7 +126,9 @@ __all__ = [
     "COLUMNS",
     "EPOCHS",
     "EPOCH_COLUMNS",
+    "EVENTS",
     "JOURNAL",
+    "MEASURES",
     "PREDICTIONS",
     "PREDICTION_COLUMNS",
     "SCHEMAS",
@@ -125,6 +138,7 @@ __all__ = [
     "Epochs",
     "NoTable",
     "Row",
+    "best",
     "best_epoch",
     "checkpoint_name",
     "checkpoints",
@@ -138,6 +152,7 @@ __all__ = [
     "locked",
     "new_trial_folder",
     "newest_run",
+    "of_model",
     "over_seeds",
     "provenance",
     "prune",

@@ -32,6 +32,9 @@ BEST_RECIPE = "best.yaml"
 JOURNAL = "optuna.log"
 """The file in which Optuna and its dashboard find a study's trials."""
 
+EVENTS = "events.out.tfevents.mnist_ray"
+"""The file, within the folder of a training run, that TensorBoard reads."""
+
 WORKERS = "workers"
 """The folder, within a study's folder, in which the workers of its trials save checkpoints."""
 

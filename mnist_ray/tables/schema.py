@@ -142,6 +142,9 @@ EPOCH_COLUMNS = {
     ),
 }
 
+MEASURES = tuple(name for name, column in EPOCH_COLUMNS.items() if column.type == REAL)
+"""The columns of the epochs table that hold measured values and rates, to be drawn as curves."""
+
 PREDICTION_COLUMNS = {
     "index": Column(WHOLE, "index of the image in MNIST's test set, from 0"),
     "label": Column(WHOLE, "digit in the image"),

@@ -9,7 +9,7 @@ import pyarrow as pa
 from mnist_ray import errors, search
 from mnist_ray.search import Phase, Status
 from mnist_ray.tables.rows import as_csv
-from mnist_ray.tables.schema import SHARES, TRIAL_COLUMNS
+from mnist_ray.tables.schema import SHARES, TRIAL_COLUMNS, Row
 
 SUMMARY = (
     "run",
@@ -44,6 +44,22 @@ def ranked(table: pa.Table, sort: str = BEST) -> pa.Table:
         place = pa.array([places.get(phase) for phase in table["phase"].to_pylist()], pa.int64())
         return table.append_column("_", place).sort_by([("_", "ascending"), *order]).drop(["_"])
     return table.sort_by(order)
+
+
+def best(table: pa.Table) -> Row | None:
+    """Return the row of a study's winner, so far or at its end, or the row of a training run. None
+    if nothing has a result. A table that names no winner, as those of the first versions, gives the
+    trial with the best accuracy of the last phase."""
+    rows = [row for row in ranked(table).to_pylist() if row[BEST] is not None]
+    return next((row for row in rows if row.get("winner")), rows[0] if rows else None)
+
+
+def of_model(table: pa.Table) -> Row | None:
+    """Return the row whose checkpoint holds a run's trained network: the first of a study's final
+    runs, which train its winner on all images, or else the row that is `best`."""
+    rows = [row for row in table.to_pylist() if row["status"] == Status.OK]
+    finals = [row for row in rows if row.get("phase") == Phase.FINAL]
+    return min(finals, key=lambda row: row["trial"], default=None) or best(table)
 
 
 def where(table: pa.Table, condition: str) -> pa.Table:

@@ -8,6 +8,7 @@ from mnist_ray.terminal.command import typed
 from mnist_ray.terminal.completion import completion
 from mnist_ray.terminal.flags import parse as parse_flags
 from mnist_ray.terminal.flags import parser as flags_parser
+from mnist_ray.terminal.flags import settle
 from mnist_ray.terminal.study import Study as StudyDisplay
 from mnist_ray.terminal.training import Training as TrainingDisplay
 
@@ -18,5 +19,6 @@ __all__ = [
     "completion",
     "flags_parser",
     "parse_flags",
+    "settle",
     "typed",
 ]

@@ -82,9 +82,8 @@ def parse(
     """Return one validated config per class, from the flags `argv` of the command `kind`. One of
     the classes is a RunConfig.
 
-    A flag wins over the recipe file, the file over `defaults`, and `defaults` over the defaults of
-    the fields. A resumed run keeps its recorded settings; changing one that affects what is
-    learned is an error. Raises UserError. An unknown flag ends the process with exit code 2.
+    A flag wins over the recipe file; `settle` says what wins over what besides. Raises UserError.
+    An unknown flag ends the process with exit code 2.
     """
     owners = {name: cls for cls in classes for name in cls.model_fields}
     fields = {name: cls.model_fields[name] for name, cls in owners.items()}
@@ -100,6 +99,23 @@ def parse(
         raise UserError(
             f"{shown(unknown[0])} in {file} is not a field; the fields are {', '.join(owners)}."
         )
+    return settle(given, kind, *classes, defaults=defaults)
+
+
+def settle(
+    given: Mapping[str, Any],
+    kind: str,
+    *classes: type[Config],
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
+) -> list[Any]:
+    """Return one validated config per class for a run of `kind`, from the fields that are `given`.
+    One of the classes is a RunConfig.
+
+    What is given wins over `defaults`, and `defaults` over the defaults of the fields. A resumed
+    run keeps its recorded settings; changing one that affects what is learned is an error. Raises
+    UserError.
+    """
+    owners = {name: cls for cls in classes for name in cls.model_fields}
 
     def configs(values: Mapping[str, Any]) -> list[Any]:
         built: dict[type, Any] = {cls: build(cls, _of(cls, values)) for cls in classes}
@@ -115,7 +131,7 @@ def parse(
 
     recorded = tables.recorded_settings(run, kind)
     needed = {name for name, cls in owners.items() if cls is not run_class}
-    if odd := sorted(needed ^ set(recorded)):
+    if odd := sorted((needed ^ set(recorded)) - set(run_class.model_fields)):
         raise UserError(
             f"{kind}.yaml of {run.name} was written by another version of mnist_ray, or changed:"
             f" {shown(odd[0])} is {'not a field' if odd[0] in recorded else 'missing'}."

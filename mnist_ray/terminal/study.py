@@ -29,8 +29,8 @@ class Study(Display):
     plan: Plan
     started: float
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, in_python: bool = False, quiet: bool = False) -> None:
+        super().__init__(in_python, quiet)
         self.latest: dict[int, dict[str, Any]] = {}
         self.running: dict[int, Planned] = {}
         self.said_time_left = False
@@ -104,11 +104,12 @@ class Study(Display):
         self.console.print(f"{self.plan.trials[number].phase:<7} {number:>3}  waits: {why}")
 
     def stopped(self, folder: Place, resume: Sequence[str]) -> None:
-        if self.plan.rows:
+        if self.plan.rows and not self.in_python:
             with contextlib.suppress(UserError):  # the storage may be what failed
                 self._print_table(folder, "status != ''")
-        line = command.typed("tune", *resume)
-        self.console.print(f"tables  {folder}\n\nTo go on with the study:\n  {line}")
+        if not self.in_python:
+            self.console.print(f"tables  {folder}")
+        self.say_how_to_go_on("tune", "study", resume)
 
     def end_trial(self, row: dict[str, Any]) -> None:
         trial = self.running.pop(row["trial"])
@@ -131,7 +132,8 @@ class Study(Display):
         number = plan.winner()
         assert number is not None
         best = plan.rows[number]
-        self._print_table(folder, "phase == 'search' or status in ('diverged', 'failed')")
+        if not self.in_python:
+            self._print_table(folder, "phase == 'search' or status in ('diverged', 'failed')")
         for skipped in plan.skipped:
             self.console.print(f"the time budget left no time for {skipped}")
         sampled = described_values({name: best[name] for name in plan.dimensions})
@@ -151,12 +153,16 @@ class Study(Display):
             test += ", each scored after its last epoch"
         else:
             test = f"{best['test_accuracy']:.2%} of its checkpoint, scored once"
+        took = duration(time.monotonic() - self.started)
+        self.console.print(f"test accuracy    {test}")
+        if self.in_python:
+            self.console.print(f"time             {took}")
+            return
         megabytes = storage.size(folder) / 1e6
         self.console.print(
-            f"test accuracy    {test}\n"
             f"checkpoint       {folder / saved}\n"
             f"tables           {folder}, {megabytes:,.1f} MB with its checkpoints\n"
-            f"time             {duration(time.monotonic() - self.started)}\n\n"
+            f"time             {took}\n\n"
             "Next:\n"
             f"  {command.typed('results', str(folder), '--report', 'report.html')}\n"
             f"  {command.typed('evaluate', str(folder / saved))}\n"

@@ -25,11 +25,14 @@ SCORED_ON = {"holdout": "held-out", "test": "test"}
 """What the images are called, by the value of the column `scored_on`."""
 
 
-def console(kind: type[Console] = Console) -> Console:
-    """Return a console that prints to stdout. It leaves long lines to the terminal to wrap, so that
-    a path can be copied."""
-    # No markup: a path or an error may have brackets.
-    return kind(highlight=False, markup=False, emoji=False, soft_wrap=True)
+def console(kind: type[Console] = Console, quiet: bool = False) -> Console:
+    """Return a console that prints to stdout, or nothing if it is `quiet`. It leaves long lines to
+    the terminal to wrap, so that a path can be copied."""
+    # No markup: a path or an error may have brackets. A notebook gets the lines of a file: Rich
+    # would make an HTML element of each.
+    return kind(
+        highlight=False, markup=False, emoji=False, soft_wrap=True, force_jupyter=False, quiet=quiet
+    )
 
 
 class _TrainingConsole(Console):
@@ -40,12 +43,17 @@ class _TrainingConsole(Console):
 
 
 class Display:
-    """The base of both displays: lines that stay and, during the run, a live part below them."""
+    """The base of both displays: lines that stay and, during the run, a live part below them.
+
+    `in_python` leaves out what a caller in Python has in hand: tables, paths and commands to copy.
+    A `quiet` display shows nothing.
+    """
 
     live: Live | Progress
 
-    def __init__(self) -> None:
-        self.console = console()
+    def __init__(self, in_python: bool = False, quiet: bool = False) -> None:
+        self.in_python = in_python
+        self.console = console(quiet=quiet)
 
     def __exit__(
         self,
@@ -54,6 +62,16 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         self.live.stop()
+
+    def say_how_to_go_on(self, kind: str, what: str, resume: Sequence[str]) -> None:
+        """Say how to resume a run of `kind` (train or tune), which is called `what`, by its flags
+        `resume`."""
+        if self.in_python:
+            name = resume[resume.index("--name") + 1]
+            self.console.print(f"stopped; go on with the {what} by name={name!r} and resume=True")
+        else:
+            line = command.typed(kind, *resume)
+            self.console.print(f"\nTo go on with the {what}:\n  {line}")
 
     def say(self, text: str) -> None:
         self.console.print(text)
@@ -69,9 +87,9 @@ class Training(Display):
 
     live: Progress
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.console = console(_TrainingConsole)
+    def __init__(self, in_python: bool = False, quiet: bool = False) -> None:
+        super().__init__(in_python)
+        self.console = console(_TrainingConsole, quiet)
         self.live = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -104,9 +122,11 @@ class Training(Display):
             shape = " x ".join(str(size) for size in layer.output)
             table.add_row(layer.name, shape, f"{layer.parameters:,}" if layer.parameters else "")
         table.add_row("total", "", f"{sum(layer.parameters for layer in layers):,}")
-        self.console.print(table)
+        if not self.in_python:
+            self.console.print(table)
+            self.console.print()
         self.console.print(
-            f"\n{len(splits.train.indices):,} training images, scored on"
+            f"{len(splits.train.indices):,} training images, scored on"
             f" {len(splits.score.indices):,} {SCORED_ON[splits.scored_on]} images;"
             f" {described_workers(needs.num_workers, per_worker, in_process)}\n"
             f"{described_recipe(recipe)}\n"
@@ -126,7 +146,7 @@ class Training(Display):
         self.console.print(f"waiting for workers: {why}")
 
     def stopped(self, resume: Sequence[str]) -> None:
-        self.console.print(f"\nTo go on with the run:\n  {command.typed('train', *resume)}")
+        self.say_how_to_go_on("train", "run", resume)
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         self.live.update(
@@ -153,7 +173,11 @@ class Training(Display):
                     f"test accuracy {row['test_accuracy']:.2%} after the last epoch, scored once"
                 )
             self.console.print(
-                f"{row['train_seconds']:.0f} s of training, {row['total_seconds']:.0f} s in all\n"
+                f"{row['train_seconds']:.0f} s of training, {row['total_seconds']:.0f} s in all"
+            )
+            if self.in_python:
+                return
+            self.console.print(
                 f"last checkpoint  {last}\nbest checkpoint  {folder / row['checkpoint']}\n\n"
                 f"Next: {command.typed('evaluate', str(last))}"
             )

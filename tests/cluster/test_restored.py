@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -84,6 +86,15 @@ def test_signal_handlers_in_a_thread_that_may_set_none() -> None:
         go_on.set()
         thread.join()
     assert raised == []
+
+
+def random_states() -> list[object]:
+    """Return the states of the random generators that a caller may have seeded."""
+    return [
+        random.getstate(),
+        np.random.get_state()[1].tolist(),  # type: ignore[index]
+        torch.random.get_rng_state().tolist(),
+    ]
 
 
 class Snapshot:
@@ -206,6 +217,46 @@ assert before.changed_since() == [], before.changed_since()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("alone", "mnist")
+def test_the_callers_ray_is_used_and_stays(storage: Path) -> None:
+    code = f"""
+import threading
+import mnist_ray, ray
+import test_restored
+ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+small = dict(train_size=300, holdout=101, batch_size=50, epochs=1)
+settings = dict(num_trials=1, base=False, confirm=0, scheduler="fifo", storage={str(storage)!r})
+before, states, found = test_restored.Snapshot(), test_restored.random_states(), []
+def study():
+    found.append(mnist_ray.run_study(small, name="one", **settings))
+thread = threading.Thread(target=study)  # where no signal handler can be set
+thread.start()
+thread.join()
+assert len(found[0].trials) == 1 and found[0].best["status"] == "ok", found
+assert ray.get(ray.put(1)) == 1
+assert before.changed_since() == [], before.changed_since()
+assert test_restored.random_states() == states
+try:
+    mnist_ray.run_study(small, name="two", workers_per_trial=2, **settings)
+except mnist_ray.UserError as error:
+    assert "connected to Ray without its dashboard" in str(error), error
+assert ray.is_initialized() and before.changed_since() == []
+ray.shutdown()
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.startswith("1 trials, 2 at a time"), done.stdout
+    assert str(storage) not in done.stdout  # no paths, and no commands to copy
 
 
 @pytest.mark.usefixtures("alone")
