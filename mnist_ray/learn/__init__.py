@@ -23,10 +23,14 @@ from mnist_ray.learn.engine import (
 from mnist_ray.learn.fetch import torchvision_mnist
 from mnist_ray.learn.model import Layer, ReluNormDropout, layers
 from mnist_ray.learn.model import build as build_network
+from mnist_ray.learn.picture import digit as digit_in
+from mnist_ray.learn.picture import read as read_picture
+from mnist_ray.learn.portable import check as check_format
+from mnist_ray.learn.portable import exported
 from mnist_ray.learn.process import has_gpu, wait_awake
 from mnist_ray.learn.process import prepare as prepare_process
 from mnist_ray.learn.scoring import Report as ScoreReport
-from mnist_ray.learn.scoring import load_model, predictions, score_test
+from mnist_ray.learn.scoring import guesses, load_model, predictions, score_test
 from mnist_ray.learn.scoring import report as score_report
 
 __all__ = [
@@ -41,9 +45,13 @@ __all__ = [
     "Splits",
     "State",
     "build_network",
+    "check_format",
     "computed_with",
+    "digit_in",
     "evaluate",
+    "exported",
     "fit",
+    "guesses",
     "has_gpu",
     "layers",
     "load_checkpoint",
@@ -52,6 +60,7 @@ __all__ = [
     "predict",
     "predictions",
     "prepare_process",
+    "read_picture",
     "readable_checkpoints",
     "resolve_precision",
     "save_checkpoint",

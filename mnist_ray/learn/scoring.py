@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +53,15 @@ def report(network: nn.Module, part: data.Part) -> Report:
         for i in worst
     ]
     return Report(score, confusion, wrong)
+
+
+def guesses(network: nn.Module, images: np.ndarray) -> list[tuple[int, float]]:
+    """Return the digit that `network` takes each of the images for, uint8 (n, 28, 28), and its
+    probability, 0 to 1."""
+    unknown = np.zeros(len(images), np.uint8)
+    part = data.test_part(Mnist(images, unknown, images, unknown))
+    probabilities, digits = engine.predict(network, part)[1].exp().max(dim=1)
+    return list(zip(digits.tolist(), probabilities.tolist(), strict=True))
 
 
 def predictions(network: nn.Module, part: data.Part) -> tuple[engine.Score, dict[str, list[Any]]]:

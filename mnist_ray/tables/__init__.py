@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_ray.storage import Place
+from mnist_ray.tables.card import model_card, trained_by
 from mnist_ray.tables.machine import provenance
 from mnist_ray.tables.rows import (
     NoTable,
@@ -88,6 +89,7 @@ __all__ = [
     "is_run",
     "kept",
     "locked",
+    "model_card",
     "new_trial_folder",
     "newest_run",
     "over_seeds",
@@ -101,6 +103,7 @@ __all__ = [
     "scores",
     "seconds",
     "summary",
+    "trained_by",
     "trial_folders",
     "trial_name",
     "trial_numbers",

@@ -3,7 +3,6 @@
 Everything the page needs is in the file, Plotly's script included, so it opens offline.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -23,17 +22,8 @@ MOST_MISTAKES = 60
 
 def write(folders: Sequence[Place], path: Path) -> Path:
     """Write the report of the runs in `folders` to `path`, and return its full path."""
-    full = storage.local("report", path)
-    try:
-        if full.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        tempfile.TemporaryFile(dir=full.parent).close()  # fails before seconds of drawing
+    with storage.writing("report", path) as full:  # fails before seconds of drawing
         storage.write(full, render(folders).encode())
-    except OSError as error:
-        raise errors.UserError(
-            f"report {path} cannot be written: {error.strerror}; name a file in a folder that"
-            " exists."
-        ) from None
     return full
 
 
