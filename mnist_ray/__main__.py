@@ -12,6 +12,8 @@ COMMANDS = {
     "tune": "search hyperparameters, with Ray Tune",
     "results": "show what studies and training runs found",
     "evaluate": "score a checkpoint, image by image",
+    "predict": "say which digits are in pictures",
+    "export": "write a checkpoint for other programs: safetensors, ONNX, PT2",
 }
 OPTIONS = {
     "--version": "show the version",

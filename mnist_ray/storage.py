@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -180,6 +181,24 @@ def write(file: Place, content: bytes) -> None:
         os.replace(partial, file)
     finally:
         partial.unlink(missing_ok=True)  # it is still there if the disk was full
+
+
+@contextlib.contextmanager
+def writing(field: str, path: str | Path) -> Iterator[Path]:
+    """Yield the absolute path of a file that the user wants written, as the setting `field`, and
+    that the block makes. Raises UserError, before the block if possible, if it cannot be written.
+    """
+    full = local(field, path)
+    try:
+        if full.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        tempfile.TemporaryFile(dir=full.parent).close()
+        yield full
+    except OSError as error:
+        raise UserError(
+            f"{field} {path} cannot be written: {error.strerror}; name a file in a folder that"
+            " exists."
+        ) from None
 
 
 def remove(folder: Place) -> None:

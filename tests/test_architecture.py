@@ -134,7 +134,7 @@ tables.write_report([folder], folder / "report.html")
 """)
 
 
-@pytest.mark.parametrize("command", ["results", "train", "tune", "evaluate"])
+@pytest.mark.parametrize("command", ["results", "train", "tune", "evaluate", "predict", "export"])
 def test_tables_and_flags_need_neither_torch_nor_ray(command: str) -> None:
     loaded = run_python(f"import mnist_ray.{command}, sys; print(*sys.modules)").split()
     assert not {"torch", "ray", "pandas", "optuna", "plotly"} & set(loaded)

@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 
 import mnist_ray
-from mnist_ray import __main__, errors, evaluate, search, train, tune
+from mnist_ray import __main__, errors, evaluate, export, predict, search, train, tune
 from mnist_ray.learn.data import Mnist
 
-COMMANDS = {"train": train.main, "tune": tune.main, "evaluate": evaluate.main}
+COMMANDS = {
+    "train": train.main,
+    "tune": tune.main,
+    "evaluate": evaluate.main,
+    "predict": predict.main,
+    "export": export.main,
+}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,10 @@ COMMANDS = {"train": train.main, "tune": tune.main, "evaluate": evaluate.main}
         ("tune --batch-size 127 --workers-per-trial 2", "which 2 workers cannot share equally"),
         ("evaluate {tmp}/damaged", "checkpoint {tmp}/damaged holds no checkpoint.pt"),
         ("evaluate {tmp}/none", "checkpoint {tmp}/none holds no checkpoint.pt"),
+        ("predict {tmp}/none a.png", "checkpoint {tmp}/none holds no checkpoint.pt"),
+        ("export {tmp}/none --format pt2 --output {tmp}/x", "checkpoint {tmp}/none holds no"),
+        ("export {tmp}/none --format pt2 --output {tmp}", "output {tmp} cannot be written: it is"),
+        ("export {tmp}/none --format pt2 --output {tmp}/no/x", "cannot be written: No such file"),
     ],
 )
 def test_bad_input(
@@ -53,7 +63,7 @@ def test_bad_input(
     (tmp_path / "damaged" / "t10k-images-idx3-ubyte").write_bytes(b"short")
     before = sorted(tmp_path.rglob("*"))
     command, *argv = line.format(tmp=tmp_path).split()
-    if "--storage" not in argv and command != "evaluate":
+    if "--storage" not in argv and command in ("train", "tune"):
         argv += ["--storage", str(tmp_path / "runs")]
     assert errors.run(COMMANDS[command], argv) == 2
     shown = capsys.readouterr()
@@ -134,4 +144,4 @@ def test_exit_codes_of_the_processes(command: list[str], code: int) -> None:
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     if command[-1] in ("mnist_ray", "--help", "fly"):
-        assert all(name in done.stdout for name in ("train", "tune", "results", "evaluate"))
+        assert all(name in done.stdout for name in COMMANDS)

@@ -21,7 +21,11 @@ from mnist_ray.learn.evaluation import Score, evaluate, predict
 from mnist_ray.learn.fetch import torchvision_mnist
 from mnist_ray.learn.model import Layer, ReluNormDropout, layers
 from mnist_ray.learn.model import build as build_network
+from mnist_ray.learn.picture import digit as digit_in
+from mnist_ray.learn.picture import read as read_picture
 from mnist_ray.learn.plain import PlainLayer, plain_layers
+from mnist_ray.learn.portable import check as check_format
+from mnist_ray.learn.portable import exported
 from mnist_ray.learn.process import has_gpu, wait_awake
 from mnist_ray.learn.process import prepare as prepare_process
 from mnist_ray.learn.scoring import Classifier, load_model, predictions, score_test
@@ -42,8 +46,11 @@ __all__ = [
     "Splits",
     "State",
     "build_network",
+    "check_format",
     "computed_with",
+    "digit_in",
     "evaluate",
+    "exported",
     "fit",
     "has_gpu",
     "layers",
@@ -54,6 +61,7 @@ __all__ = [
     "predict",
     "predictions",
     "prepare_process",
+    "read_picture",
     "readable_checkpoints",
     "resolve_precision",
     "save_checkpoint",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_ray.errors import UserError
 from mnist_ray.search import Plan
 from mnist_ray.storage import Place
+from mnist_ray.tables.card import model_card, trained_by
 from mnist_ray.tables.changes import record_change, recorded_settings, settings_over_time
 from mnist_ray.tables.machine import provenance
 from mnist_ray.tables.rows import (
@@ -150,6 +151,7 @@ __all__ = [
     "is_run",
     "kept",
     "locked",
+    "model_card",
     "new_trial_folder",
     "newest_run",
     "of_model",
@@ -168,6 +170,7 @@ __all__ = [
     "space",
     "study_journal",
     "summary",
+    "trained_by",
     "trial_folders",
     "trial_name",
     "trial_numbers",

@@ -3,7 +3,6 @@
 Everything the page needs is in the file, Plotly's script included, so it opens offline.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -44,17 +43,8 @@ def write(
     """Write the report of the runs in `folders` to `path`, and return its full path. With the
     `network` of a single run, the page has a square to draw digits in for it. If a run `goes_on`,
     the page loads itself again every few seconds."""
-    full = storage.local("report", path)
-    try:
-        if full.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        tempfile.TemporaryFile(dir=full.parent).close()  # fails before seconds of drawing
+    with storage.writing("report", path) as full:  # fails before seconds of drawing
         storage.write(full, render(folders, network, goes_on).encode())
-    except OSError as error:
-        raise errors.UserError(
-            f"report {path} cannot be written: {error.strerror}; name a file in a folder that"
-            " exists."
-        ) from None
     return full
 
 
