@@ -21,6 +21,7 @@ from mnist_ray.config import (
     RunConfig,
     TrainRunConfig,
     TuneConfig,
+    config_file,
 )
 from mnist_ray.errors import UserError
 from mnist_ray.fields import Config, read_yaml, shown
@@ -32,8 +33,8 @@ if TYPE_CHECKING:  # pandas and PyTorch take seconds to import
     from mnist_ray.learn import Classifier
 
 RecipeLike: TypeAlias = Recipe | Mapping[str, Any] | str | Path
-"""A recipe, some of its fields by their names, or the path or URI of a YAML file with such fields.
-"""
+"""A recipe, some of its fields by their names, the name of one of the package's recipes, like best,
+or the path or URI of a YAML file with such fields."""
 
 RAY_TRAIN = {"RAY_TRAIN_V2_ENABLED": "1"}
 """The version of Ray Train that the package needs; Ray reads the variable when it is imported."""
@@ -62,6 +63,7 @@ class StudySettings(Settings, total=False):
     scheduler: str
     base: bool
     tries: list[str]
+    start_from: str | None
     keep: int | None
     confirm: int | None
     confirm_seeds: int
@@ -136,7 +138,7 @@ def _given(
     if isinstance(recipe, Recipe):
         recipe = recipe.model_dump()
     elif isinstance(recipe, str | Path):
-        recipe = read_yaml(storage.place("recipe", recipe))
+        recipe = read_yaml(config_file(str(recipe)))
     fields = dict(recipe or {})
     if unknown := sorted(set(fields) - set(Recipe.model_fields)):
         raise UserError(
@@ -218,12 +220,13 @@ class Run:
         return learn.Classifier(learn.load_model(saved), saved.recipe)
 
     def report(self, file: str | Path) -> Path:
-        """Write a page of figures (HTML) to `file`, and return its full path. Raises UserError if
-        nothing has a result or the file cannot be written."""
-        from mnist_ray import tables
+        """Write a page of figures (HTML) to `file`, with a square to draw digits in for the run's
+        network, and return its full path. Raises UserError if nothing has a result, the checkpoint
+        cannot be read or the file cannot be written."""
+        from mnist_ray import learn, tables
 
-        self._best()
-        return tables.write_report([self.folder], Path(file))
+        network = learn.plain_layers(self.best_model().network)
+        return tables.write_report([self.folder], Path(file), network)
 
     def _best(self) -> dict[str, Any]:
         from mnist_ray import tables

@@ -76,10 +76,10 @@ def fit(
     `start` ends with the same bits as a run without interruption. Training stops early, after a
     last report, when the loss is no longer finite.
 
-    With `captured`, which needs CUDA and one worker, the steps are replayed as a CUDA graph: ten
-    times as fast for small batches, with the same bits. A graph repeats whatever Python decided
-    when it was captured. So None captures where it can only if `network`, `loss`, `optimizer` and
-    `augment` are the recipe's own.
+    With `captured`, which needs CUDA and one worker, the steps are replayed as a CUDA graph, with
+    the same bits. Python then launches one graph a step instead of each of its kernels. A graph
+    repeats whatever Python decided when it was captured. So None captures where it can only if
+    `network`, `loss`, `optimizer` and `augment` are the recipe's own.
     """
     # Set up: the same first weights on every worker.
     device = device or torch.device("cpu")

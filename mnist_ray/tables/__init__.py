@@ -105,9 +105,9 @@ def final_checkpoint(folder: Place) -> Place | None:
     """Return the folder of the checkpoint that the run in `folder` hands back: of a training run,
     of a study's first final run, or of its winner if it made no final run. Return None if the
     table of trials names none. Raises UserError if there is no table."""
-    from mnist_ray.tables import report
-
-    return report.checkpoint(folder)
+    row = of_model(read(folder))
+    path = row.get("checkpoint") if row else None
+    return folder / path if path else None
 
 
 def watch_report(folders: Sequence[Place], path: Path) -> Iterator[Path]:

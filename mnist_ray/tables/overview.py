@@ -26,15 +26,6 @@ def winner(trials: pd.DataFrame) -> int | None:
     return int(won.iloc[0]) if len(won) else None
 
 
-def checkpoint(trials: pd.DataFrame) -> str | None:
-    """Return the folder, within the run's folder, of the checkpoint that the run hands back, or
-    None if it has none. It is that of a study's first final run, or of its winner if there is no
-    final run; a training run has one trial, whose checkpoint it is."""
-    final, best = _final(trials), _best(trials)
-    found = (final if len(final) else best)["checkpoint"].dropna()
-    return str(found.iloc[0]) if len(found) else None
-
-
 def of_winner(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials without the final runs of an earlier winner. A study that went on after it
     had ended may have another winner now."""
@@ -48,11 +39,13 @@ def lines(
     epochs: pd.DataFrame,
     fields: list[str],
     against_base: str,
+    checkpoint: str,
     goes_on: bool = False,
 ) -> Mapping[str, str]:
     """Return the lines of the overview by their names. `fields` are the hyperparameters that were
-    searched, and `against_base` compares the winner with the base recipe. `goes_on` says that the
-    study had ended and adds trials now."""
+    searched, `against_base` compares the winner with the base recipe, and `checkpoint` is the
+    folder of the checkpoint that the run hands back. `goes_on` says that the study had ended and
+    adds trials now."""
     first = trials.bfill().iloc[0]  # a trial that failed knows no arithmetic and no device
     counts = trials["status"].value_counts().items()
     statuses = ", ".join(f"{count} {ENDED.get(status, status)}" for status, count in counts)
@@ -76,7 +69,7 @@ def lines(
     if len(best):
         ended = not goes_on and (len(final) > 0 or bool(best["test_accuracy"].notna().any()))
         found |= _outcome(best.iloc[0], fields, number, ended)
-        found["checkpoint"] = checkpoint(trials) or ""
+        found["checkpoint"] = checkpoint
         found["base recipe"] = against_base
     elif trials["winner"].isna().all():
         found["winner"] = "not known: the table is of an earlier version, which did not name it"
@@ -90,7 +83,7 @@ def lines(
             f"{search.in_percent(accuracies)} after the last epoch, {runs} of the winner with no"
             " image held out"
         )
-        found["checkpoint"] = checkpoint(trials) or ""
+        found["checkpoint"] = checkpoint
     return {name: text for name, text in found.items() if text}
 
 

@@ -77,12 +77,6 @@ def _read(folder: Place, name: str) -> comparison.Run:
     return comparison.Run(name, table, table.to_pandas(), read(folder, EPOCHS).to_pandas())
 
 
-def checkpoint(folder: Place) -> Place | None:
-    """Return the folder of the checkpoint that the run in `folder` hands back, or None."""
-    path = overview.checkpoint(_with_all_columns(read(folder)).to_pandas())
-    return None if path is None else folder / path
-
-
 def _with_all_columns(found: pa.Table) -> pa.Table:
     """Give a table of trials that an earlier version wrote the columns of today, without values."""
     return pa.concat_tables([empty(TRIALS), found], promote_options="permissive")
@@ -96,7 +90,11 @@ def _run(folder: Place, run: comparison.Run, network: Network | None) -> Iterato
     against_base = search.against_base(table.to_pylist(), winner)
     yield f"<h1>{'Study' if overview.is_study(trials) else 'Run'} {escape(run.name)}</h1>"
     goes_on = changes.goes_on(folder)
-    yield page.definitions(overview.lines(trials, epochs, list(space), against_base, goes_on))
+    row = views.of_model(table)
+    checkpoint = (row["checkpoint"] if row else None) or ""
+    yield page.definitions(
+        overview.lines(trials, epochs, list(space), against_base, checkpoint, goes_on)
+    )
     if network:
         yield '<p id="to-draw"><a href="#draw">Draw a digit for the network</a></p>'
     yield page.section(

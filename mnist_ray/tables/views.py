@@ -55,11 +55,17 @@ def best(table: pa.Table) -> Row | None:
 
 
 def of_model(table: pa.Table) -> Row | None:
-    """Return the row whose checkpoint holds a run's trained network: the first of a study's final
-    runs, which train its winner on all images, or else the row that is `best`."""
-    rows = [row for row in table.to_pylist() if row["status"] == Status.OK]
-    finals = [row for row in rows if row.get("phase") == Phase.FINAL]
-    return min(finals, key=lambda row: row["trial"], default=None) or best(table)
+    """Return the row whose checkpoint holds a run's trained network: the first of the final runs of
+    a study's winner, which train it on all images, or else the row that is `best`."""
+    won = best(table)
+    finals = [
+        row
+        for row in table.to_pylist()
+        if (row.get("phase"), row["status"]) == (Phase.FINAL, Status.OK)
+        and won
+        and row.get("repeats") in (won["trial"], None)
+    ]
+    return min(finals, key=lambda row: row["trial"], default=won)
 
 
 def where(table: pa.Table, condition: str) -> pa.Table:
