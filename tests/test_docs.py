@@ -110,7 +110,7 @@ def check_command(first: str, *rest: str) -> bool:
         if rest[1].startswith("mnist_ray"):
             check_ours(*rest[1].split(".")[1:], *rest[2:])
     elif program == "make" and rest:
-        targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
         assert set(rest) <= set(targets), rest
     elif program == "ray" and rest:
         check_ray(*rest)
