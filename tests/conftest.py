@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from mnist_ray.learn.data import Mnist
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Two processes test at a time. PyTorch's threads of both would wait for each other.
+    # Two processes test at a time, and each may compute on all cores. A thread that waits for
+    # another sleeps then; otherwise it would keep a core from the thread that it waits for.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

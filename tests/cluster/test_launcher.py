@@ -28,7 +28,8 @@ pytestmark = pytest.mark.launcher
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SSHD = "/usr/sbin/sshd"
-STUDY = ["--num-trials", "2", "--epochs", "1", "--train-size", "6000", "--confirm", "0"]
+STUDY = ["--num-trials", "2", "--epochs", "1", "--train-size", "300", "--holdout", "101"]
+STUDY = [*STUDY, "--confirm", "0"]
 
 
 class Laptop(NamedTuple):

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="taskset and setpriv are of Linux"),
 ]
 
-SMALL = ["--train-size", "300", "--epochs", "1"]
+SMALL = ["--train-size", "300", "--holdout", "101", "--epochs", "1"]
 UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] * (not os.geteuid())
 """Root may read and write anything, unless these two of its powers are taken."""
 
@@ -58,7 +58,7 @@ def test_a_machine_that_lends_one_core_and_no_home(
 
 def test_a_terminal_without_unicode(tmp_path: Path) -> None:
     storage = tmp_path / "für alle"
-    flags = [*SMALL, "--holdout", "101", "--batch-size", "50", "--num-trials", "2"]
+    flags = [*SMALL, "--batch-size", "50", "--num-trials", "2"]
     ascii_only = {"PYTHONIOENCODING": "ascii", "COLUMNS": "200"}
     flags = [*flags, "--storage", str(storage), "--name", "it"]
     run = Run(tmp_path / "out", "tune", *flags, **ascii_only)
@@ -125,6 +125,7 @@ def test_a_tracking_server_that_is_lost_on_the_way(
 ) -> None:
     store = temporary / "store"
     flags = ["--train-size", "3000", "--num-trials", "2", "--epochs", "3", "--confirm", "0"]
+    flags += ["--holdout", "101"]
     flags += ["--scheduler", "fifo", "--track", f"mlflow=file:{store}"]
     # MLflow is about to give up such stores, and a database would wait for its file.
     keep = {"MLFLOW_ALLOW_FILE_STORE": "true"}

@@ -45,8 +45,8 @@ def test_a_study_goes_on_with_as_many_trials_as_fit(
     storage: Path, tmp_path: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--search", "tpe", "--num-trials", "8", "--epochs", "2", "--train-size", "1000"]
-    flags = [*flags, "--scheduler", "fifo", "--confirm", "0", "--storage", str(storage)]
-    flags = [*flags, "--name", "moved", "--max-concurrent"]
+    flags = [*flags, "--holdout", "101", "--scheduler", "fifo", "--confirm", "0"]
+    flags = [*flags, "--storage", str(storage), "--name", "moved", "--max-concurrent"]
     moved = storage / "moved"
     with machine(5):
         when = "trial_00000/checkpoint_*/checkpoint.pt"
@@ -64,7 +64,7 @@ def test_a_study_goes_on_with_as_many_trials_as_fit(
     # samples when it looks past fewer.
     rows = table(moved)
     assert [row["status"] for row in rows] == ["ok"] * 8
-    base = Recipe(**{**STUDY_RECIPE, "epochs": 2, "train_size": 1000})
+    base = Recipe(**{**STUDY_RECIPE, "epochs": 2, "train_size": 1000, "holdout": 101})
     tuning = TuneConfig(search="tpe", num_trials=8, scheduler="fifo", confirm=0, max_concurrent=5)
     tuning = tuning.replace(space=search.space_of(tuning))
     assert search.Plan(tuning, base, search.sampler(tuning, base), recorded=rows).replay() == []
@@ -77,7 +77,8 @@ def test_a_study_goes_on_with_fewer_cores_and_says_what_that_changes(
     storage: Path, tmp_path: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--num-trials", "2", "--epochs", "3", "--train-size", "3000", "--scheduler", "fifo"]
-    flags = [*flags, "--confirm", "0", "--storage", str(storage), "--name", "it"]
+    flags = [*flags, "--confirm", "0", "--holdout", "101"]
+    flags = [*flags, "--storage", str(storage), "--name", "it"]
     with machine(4):
         begin = [*flags, "--cpus-per-worker", "2", "--max-concurrent", "1"]
         when = "trial_00000/checkpoint_*/checkpoint.pt"
@@ -104,7 +105,7 @@ def test_a_training_run_goes_on_with_fewer_workers_and_cores(
     storage: Path, tmp_path: Path, mnist: Mnist
 ) -> None:
     flags = ["--train-size", "4000", "--epochs", "3", "--num-workers", "1:2"]
-    flags = [*flags, "--storage", str(storage), "--name", "it"]
+    flags = [*flags, "--holdout", "101", "--storage", str(storage), "--name", "it"]
     with machine(4):
         when = "checkpoint_*/checkpoint.pt"
         interrupted(tmp_path / "out", "train", *flags, when=when, where=storage / "it")

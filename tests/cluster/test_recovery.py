@@ -28,9 +28,10 @@ from mnist_ray.storage import Place
 
 pytestmark = pytest.mark.recovery
 
-# About half a second an epoch.
-STUDY = ["--train-size", "1500", "--epochs", "3", "--num-trials", "4", "--scheduler", "fifo"]
-STUDY = [*STUDY, "--confirm", "0", "--seed", "3"]
+# About a second an epoch. The default of 10,000 held-out images would take as long to score.
+HOLDOUT = ["--holdout", "101"]
+STUDY = ["--train-size", "3000", "--epochs", "3", "--num-trials", "4", "--scheduler", "fifo"]
+STUDY = [*STUDY, *HOLDOUT, "--confirm", "0", "--seed", "3"]
 SAME = ("phase", "status", "lr", "momentum", "dropout", "seed", "final_loss", "final_accuracy")
 
 
@@ -131,7 +132,7 @@ def saved(folder: Path) -> int:
 def test_a_killed_worker_changes_no_bit(storage: Path, tmp_path: Path) -> None:
     # The next test has the same of one worker.
     flags = ["--train-size", "4000", "--epochs", "5", "--num-workers", "2"]
-    flags = [*flags, "--cpus-per-worker", "1", "--storage", str(storage)]
+    flags = [*flags, *HOLDOUT, "--cpus-per-worker", "1", "--storage", str(storage)]
     run = Run(tmp_path / "out", "train", *flags, "--name", "killed")
     run.wait_for(lambda: saved(storage / "killed"))
     kill("RayTrainWorker")
@@ -151,7 +152,7 @@ def test_a_training_run_goes_on_after_all_that_went_wrong(
     storage: Path, tmp_path: Path, mnist: Mnist
 ) -> None:
     folder = storage / "it"
-    flags = ["--train-size", "3000", "--epochs", "6", "--cpus-per-worker", "1"]
+    flags = ["--train-size", "3000", *HOLDOUT, "--epochs", "6", "--cpus-per-worker", "1"]
     flags = [*flags, "--storage", str(storage), "--name", "it"]
     once = Run(tmp_path / "once", "train", *flags, "--max-failures", "0")
     once.wait_for(lambda: saved(folder))
@@ -178,9 +179,9 @@ def test_a_training_run_goes_on_after_all_that_went_wrong(
     third = Run(tmp_path / "third", "train", *flags, "--resume")
     assert third.end() == 0, third.text
     assert [row["epoch"] for row in table(folder, tables.EPOCHS)] == [1, 2, 3, 4, 5, 6]
-    config = Recipe(train_size=3000, epochs=6)
+    config = Recipe(train_size=3000, holdout=101, epochs=6)
     process.prepare(1)
-    undisturbed = engine.fit(config, data.split(mnist, 0, 3000)).state_dict()
+    undisturbed = engine.fit(config, data.split(mnist, 101, 3000)).state_dict()
     weights = last_weights(folder)
     assert all(torch.equal(weights[name], undisturbed[name]) for name in undisturbed)
     (row,) = table(folder)
@@ -194,7 +195,7 @@ def test_a_data_parallel_trial_goes_on_when_a_worker_is_killed(
     storage: Path, tmp_path: Path
 ) -> None:
     flags = ["--workers-per-trial", "2", "--num-trials", "1", "--no-base", "--train-size", "4000"]
-    flags = [*flags, "--epochs", "5", "--storage", str(storage), "--name", "it"]
+    flags = [*flags, *HOLDOUT, "--epochs", "5", "--storage", str(storage), "--name", "it"]
     run = Run(tmp_path / "out", "tune", *flags)
     run.wait_for(lambda: any(map(saved, storage.glob("it/workers/trial_*"))))
     kill("RayTrainWorker")
@@ -312,7 +313,8 @@ def test_nothing_outlives_a_run(
 ) -> None:
     before = shared_memory()
     epochs = "50" if number else "1"
-    flags = ["--train-size", "2000", "--epochs", epochs, "--storage", str(storage), "--name", "it"]
+    flags = ["--train-size", "2000", *HOLDOUT, "--epochs", epochs]
+    flags += ["--storage", str(storage), "--name", "it"]
     command, *more = command.split()
     flags += ["--scheduler", "fifo"] if command == "tune" else []
     home = {"RAY_TMPDIR": str(temporary), "TMPDIR": str(temporary)}
@@ -370,7 +372,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
     folder = small_disk / "full"
     flags = ["--train-size", "300", "--epochs", "3", "--num-trials", "10", "--scheduler", "fifo"]
-    flags = [*flags, "--confirm", "0", "--storage", str(small_disk), "--name", "full"]
+    flags = [*flags, *HOLDOUT, "--confirm", "0", "--storage", str(small_disk), "--name", "full"]
     full = Run(tmp_path / "full", "tune", *flags)
     assert full.end() == 1, full.text
     assert "error: a disk is full" in full.text.splitlines()[-1]
@@ -427,7 +429,7 @@ def lose_a_node(nodes: Any) -> None:
 
 
 def test_a_study_goes_on_when_a_node_is_lost(two_nodes: Any, storage: Path, tmp_path: Path) -> None:
-    flags = [*STUDY[:2], "--epochs", "8", *STUDY[4:], "--storage", str(storage)]
+    flags = [*STUDY[:2], "--epochs", "6", *STUDY[4:], "--storage", str(storage)]
     run = Run(tmp_path / "out", "tune", *flags, "--name", "lost")
     run.wait_for(lambda: all(saved(storage / f"lost/trial_0000{i}") for i in (0, 1)))
     lose_a_node(two_nodes)
@@ -442,7 +444,7 @@ def test_training_goes_on_with_fewer_workers_when_a_node_is_lost(
 ) -> None:
     # Ray Train asks for both workers until it knows, and waits this long for them; 60 s otherwise.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
-    flags = ["--num-workers", "1:2", "--train-size", "6001", "--epochs", "6"]
+    flags = ["--num-workers", "1:2", "--train-size", "6001", *HOLDOUT, "--epochs", "6"]
     run = Run(tmp_path / "out", "train", *flags, "--storage", str(storage), "--name", "lost")
     run.wait_for(lambda: saved(storage / "lost"))
     lose_a_node(two_nodes)
