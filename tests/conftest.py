@@ -81,6 +81,29 @@ def small() -> Mnist:
     return Mnist(images(1001), labels(1001), images(101), labels(101))
 
 
+@pytest.fixture(scope="session")
+def winner(mnist: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a checkpoint that is right of most test images, after a short training."""
+    import torch
+
+    from mnist_ray import learn
+
+    folder = tmp_path_factory.mktemp("winner")
+    recipe = Recipe(lr=0.05, schedule="one-cycle", dropout=0, batch_size=32, epochs=1)
+    recipe = recipe.replace(train_size=10_000, holdout=100)
+    splits = learn.split(mnist, recipe.holdout, recipe.train_size)
+
+    def keep(metrics: learn.Metrics, state: learn.State) -> None:
+        saved = learn.Checkpoint(state, recipe, [metrics], splits.hash)
+        learn.save_checkpoint(folder, saved)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two would wait for each other where other processes compute too
+    learn.fit(recipe, splits, on_epoch=keep)
+    torch.set_num_threads(threads)
+    return folder
+
+
 SECRET = "not-to-be-printed-or-kept"
 """The key of the bucket. Tests look for it in output and files."""
 

@@ -10,7 +10,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from mnist_ray.errors import UserError, reason
@@ -59,7 +59,7 @@ def read(name: str) -> Array:
             picture = Image.open(io.BytesIO(content), formats=FORMATS)
             picture.draft("RGB", (LARGEST, LARGEST))  # a large JPEG is decoded at half its size
             return _brightness(ImageOps.exif_transpose(picture))
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise UserError(f"image {name} is neither a PNG nor a JPEG file.") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
@@ -74,8 +74,7 @@ def _brightness(picture: Image.Image) -> Array:
     """Return the brightness of a picture, float32 (h, w), with its transparent parts filled."""
     picture.load()
     if picture.mode.startswith("I"):  # 16 bits; Pillow would cut off what is above 255
-        grey = Image.fromarray(np.asarray(picture, np.float32) / 257)
-        return np.asarray(_reduced(grey))
+        return np.asarray(_reduced(Image.fromarray(np.asarray(picture, np.float32) / 257)))
     if not picture.has_transparency_data:
         return np.asarray(_reduced(picture.convert("RGB").convert("L")), np.float32)
     picture = _reduced(picture.convert("RGBA"))
@@ -87,7 +86,7 @@ def _brightness(picture: Image.Image) -> Array:
     else:
         # The ink is drawn on nothing, in black or in white.
         fill = 255.0 if np.average(grey, weights=opaque + 1e-6) < 128 else 0.0
-    return (opaque * grey + (1 - opaque) * fill).astype(np.float32)
+    return np.asarray(opaque * grey + (1 - opaque) * fill, np.float32)
 
 
 def _reduced(picture: Image.Image) -> Image.Image:
@@ -179,7 +178,7 @@ def _thick_enough(ink: Array) -> Array:
         return ink
     ink = np.pad(ink, int(np.ceil(missing / 2)))
     distance = ndimage.distance_transform_edt(ink < 0.5)
-    return np.maximum(ink, np.clip(missing / 2 + 0.5 - distance, 0, 1))
+    return np.asarray(np.maximum(ink, np.clip(missing / 2 + 0.5 - distance, 0, 1)))
 
 
 def _scaled(ink: Array) -> Array:
@@ -190,7 +189,8 @@ def _scaled(ink: Array) -> Array:
     if size == (width, height):
         return ink
     picture = Image.fromarray(ink.astype(np.float32))
-    return np.clip(np.asarray(picture.resize(size, Image.Resampling.BILINEAR)), 0, 1)
+    scaled = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+    return np.asarray(np.clip(scaled, 0, 1))
 
 
 def _centred(ink: Array) -> Array:
