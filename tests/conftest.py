@@ -89,7 +89,9 @@ def winner(mnist: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mnist_ray import learn
 
     folder = tmp_path_factory.mktemp("winner")
-    recipe = Recipe(lr=0.05, schedule="one-cycle", dropout=0, batch_size=32, epochs=1)
+    recipe = Recipe(
+        lr=0.05, schedule="one-cycle", dropout=0, batch_size=32, epochs=1, precision="fp32"
+    )
     recipe = recipe.replace(train_size=10_000, holdout=100)
     splits = learn.split(mnist, recipe.holdout, recipe.train_size)
 
@@ -98,9 +100,9 @@ def winner(mnist: Mnist, tmp_path_factory: pytest.TempPathFactory) -> Path:
         learn.save_checkpoint(folder, saved)
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two would wait for each other where other processes compute too
+    learn.prepare_process(1)  # more would wait for each other where other processes compute too
     learn.fit(recipe, splits, on_epoch=keep)
-    torch.set_num_threads(threads)
+    learn.prepare_process(threads)
     return folder
 
 

@@ -60,16 +60,16 @@ def in_a_shadow(digit: Array, rng: np.random.Generator) -> Image.Image:
 
 
 def on_rotated_paper(digit: Array, rng: np.random.Generator) -> Image.Image:
-    """White paper, turned by 12 degrees, on a dark table."""
+    """White paper, turned by 8 degrees, on a dark table."""
     paper = grey(drawn(digit, rng, size=(500, 500), side=340, noise=4))
-    turned = paper.convert("RGBA").rotate(12, Image.Resampling.BICUBIC, expand=True)
+    turned = paper.convert("RGBA").rotate(8, Image.Resampling.BICUBIC, expand=True)
     table = Image.new("RGBA", turned.size, (50, 40, 35, 255))
     table.alpha_composite(turned)
     return table.convert("RGB")
 
 
 def with_a_thin_pen(digit: Array, rng: np.random.Generator) -> Image.Image:
-    return grey(drawn(digit, rng, pen=0.7, noise=3))
+    return grey(drawn(digit, rng, pen=0.6, noise=3))
 
 
 def with_a_thick_pen(digit: Array, rng: np.random.Generator) -> Image.Image:

@@ -149,10 +149,13 @@ def _strokes(above: Array, noise: float) -> tuple[float, Array]:
         above[_near(np.isin(parts, corners[corners > 0]), 3)] = 0
     kept = np.isin(parts, 1 + np.flatnonzero(mass >= SPECK * mass.max()))
     rows, columns = (np.flatnonzero(kept.any(axis)) for axis in (1, 0))
-    near = _near(kept, max(3, (max(np.ptp(rows), np.ptp(columns)) + 1) / 6))
+    box = max(np.ptp(rows), np.ptp(columns)) + 1
+    near = _near(kept, max(3, box / 6))
     elsewhere = above[~near]
     dirt = float(np.quantile(elsewhere, 0.99)) if elsewhere.size else 0.0
-    soft, _ = ndimage.label(above > max(min(dirt, full / 2), full / 64), np.ones((3, 3)))
+    # A small digit's edge is mostly soft, as MNIST's are; a large one's is ringing and blur.
+    floor = max(min(dirt, full / 2), full * min(box / BOX / 64, 0.25))
+    soft, _ = ndimage.label(above > floor, np.ones((3, 3)))
     strokes = near & np.isin(soft, np.unique(soft[kept]))
     return full, np.where(strokes, np.minimum(above / full, 1), 0)
 

@@ -1,7 +1,7 @@
 """A trained network in files that others read: safetensors, ONNX and PT2, PyTorch's own."""
 
 import copy
-import importlib.util
+import importlib
 import io
 import logging
 import warnings
@@ -35,11 +35,13 @@ class FromPixels(nn.Module):
 def check(form: str) -> None:
     """Raise UserError if a package that the format `form` needs is not installed."""
     for package in NEEDS[form]:
-        if importlib.util.find_spec(package) is None:
+        try:
+            importlib.import_module(package)
+        except ImportError:
             raise UserError(
                 f"format is {form}, but {package} is not installed; pip install"
                 " 'mnist_ray[export]'."
-            )
+            ) from None
 
 
 def exported(network: nn.Module, form: str, about: Mapping[str, str]) -> bytes:
