@@ -6,6 +6,8 @@ to Ray already, a study runs there, and the connection stays.
 """
 
 import functools
+import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
@@ -97,14 +99,10 @@ def run_study(
     """
     classes = (TuneConfig, Recipe, PerWorker, RunConfig)
     given = _given(recipe, settings, classes)
+    tuning, base, per_worker, run = terminal.settle(given, "tune", *classes, defaults=STUDY_RECIPE)
+    display = terminal.StudyDisplay(in_python=True, quiet=not show)
     with restored.environment(RAY_TRAIN):
-        tuning, base, per_worker, run = terminal.settle(
-            given, "tune", *classes, defaults=STUDY_RECIPE
-        )
-        from mnist_ray import cluster
-
-        display = terminal.StudyDisplay(in_python=True, quiet=not show)
-        row = cluster.run_study(base, tuning, per_worker, run, display)
+        row = _imported("run_study")(base, tuning, per_worker, run, display)
     return open_run(storage.place("storage", run.storage) / row["run"])
 
 
@@ -122,13 +120,21 @@ def run_training(
     """
     classes = (Recipe, Resources, TrainRunConfig)
     given = _given(recipe, settings, classes)
+    fields, needs, run = terminal.settle(given, "train", *classes)
+    display = terminal.TrainingDisplay(in_python=True, quiet=not show)
     with restored.environment(RAY_TRAIN):
-        fields, needs, run = terminal.settle(given, "train", *classes)
+        row = _imported("train")(fields, needs, run, display)
+    return open_run(storage.place("storage", run.storage) / row["run"])
+
+
+def _imported(name: str) -> Any:
+    """Return what `mnist_ray.cluster` calls `name`."""
+    # In a notebook, Ray asks for ipywidgets, whose progress bars a run does not show.
+    with warnings.catch_warnings(), restored.log_level("ray.widgets", logging.WARNING):
+        warnings.filterwarnings("ignore", "IProgress not found")
         from mnist_ray import cluster
 
-        display = terminal.TrainingDisplay(in_python=True, quiet=not show)
-        row = cluster.train(fields, needs, run, display)
-    return open_run(storage.place("storage", run.storage) / row["run"])
+        return getattr(cluster, name)
 
 
 def _given(

@@ -28,10 +28,18 @@ SCORED_ON = {"holdout": "held-out", "test": "test"}
 def console(kind: type[Console] = Console, quiet: bool = False) -> Console:
     """Return a console that prints to stdout, or nothing if it is `quiet`. It leaves long lines to
     the terminal to wrap, so that a path can be copied."""
-    # No markup: a path or an error may have brackets. A notebook gets the lines of a file: Rich
-    # would make an HTML element of each.
+    # A notebook gets the lines that a file would: it takes no control codes, though it may say that
+    # it is a terminal, and Rich would make an HTML element of each line.
+    never_in_one = False if Console().is_jupyter else None
+    # No markup: a path or an error may have brackets.
     return kind(
-        highlight=False, markup=False, emoji=False, soft_wrap=True, force_jupyter=False, quiet=quiet
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+        quiet=quiet,
+        force_jupyter=never_in_one,
+        force_terminal=never_in_one,
     )
 
 
