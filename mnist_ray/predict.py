@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from mnist_ray import errors, terminal
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     for name, (_, doubt), (digit, probability) in zip(args.image, found, guesses, strict=True):
         doubt = doubt or ("" if probability >= LIKELY else "the guess is unsure")
         rows.append((name, digit, probability, f"no digit? {doubt}" if doubt else None))
-    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    columns: dict[str, Any] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
     if args.format in ("table", "markdown"):
         columns["probability"] = [f"{probability:.1%}" for probability in columns["probability"]]
     table = pa.table(columns | {"warning": pa.array(columns["warning"], pa.string())})
