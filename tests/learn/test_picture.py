@@ -172,6 +172,18 @@ def test_a_digit_that_fills_its_picture_is_kept(seven: np.ndarray, mnist: Mnist)
     assert near(picture.digit(255 - tight).image, mnist.test_images[0])
 
 
+@pytest.mark.parametrize("side", [40, 100, 1000])
+def test_a_digit_is_found_however_small_it_is_in_its_picture(
+    side: int, seven: np.ndarray, mnist: Mnist
+) -> None:
+    small = Image.fromarray(seven).resize((side, side), Image.Resampling.BOX)
+    paper = Image.new("L", (1000, 1000), 255)
+    paper.paste(Image.eval(small, lambda value: 255 - value), (0, 0))
+    found = picture.digit(np.asarray(paper, np.float32))
+    assert near(found.image, mnist.test_images[0])
+    assert not found.doubt
+
+
 def test_the_box_fits_20_pixels_and_the_centre_of_mass_is_in_the_middle() -> None:
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:28, :28]
