@@ -79,7 +79,7 @@ def test_a_run_in_a_bucket(home: Place, capsys: pytest.CaptureFixture[str]) -> N
         run_folder.folder_of(run, "train")
     with pytest.raises(UserError, match="holds no tune"):
         run_folder.folder_of(run.replace(resume=True), "tune")
-    assert run_folder.recorded_settings(run.replace(resume=True), "train") == {"lr": 0.5}
+    assert tables.recorded_settings(run.replace(resume=True), "train") == {"lr": 0.5}
     assert read_yaml(folder / "train.yaml") == {"lr": 0.5}
     assert errors.run(results.main, ["--storage", str(home)]) == 0
     shown = capsys.readouterr()
