@@ -1,8 +1,9 @@
 # Everything a newcomer or CI types. `make tune` and `make test` need nothing but Python and an index.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests with Ray mostly start processes, which keeps one core busy and then waits.
-TWO := -n 2 --dist loadgroup
+# Two processes, each with half of the tests in their order, until one is done and takes over some of
+# the other's. So one of them has the tests of the shared Ray cluster, which come first.
+TWO := -n 2 --dist worksteal
 
 .PHONY: tune train test recovery launcher browser gpu gpu-bench check bench clean
 

@@ -48,15 +48,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if any(word in text for word in words) else True
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let one process run all tests of the shared cluster, where several test at a time."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if "ray_cluster" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group("ray_cluster"))
-
-
 @pytest.fixture(scope="session")
 def mnist() -> Mnist:
     """MNIST itself, fetched if it is missing."""

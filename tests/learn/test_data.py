@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_ray.config import Recipe, RunConfig
@@ -57,6 +57,7 @@ def test_a_smaller_training_set_is_part_of_a_larger_one(small: Mnist) -> None:
     assert fewer < more
 
 
+@settings(deadline=None)
 @given(
     n=st.integers(1, 300),
     per_worker=st.integers(1, 20),

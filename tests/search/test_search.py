@@ -96,6 +96,7 @@ def test_a_bad_space_is_refused_before_anything_runs(name: str, text: str, says:
     assert says in str(caught.value)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(sorted(Recipe.model_fields)),
     st.text(max_size=30)
@@ -108,6 +109,7 @@ def test_whatever_is_written_is_read_or_refused(name: str, text: str) -> None:
         search.parse({name: text}, BASE)
 
 
+@settings(deadline=None)
 @given(
     low=st.floats(1e-6, 0.85),
     width=st.floats(1e-6, 0.04),
