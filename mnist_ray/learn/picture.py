@@ -81,7 +81,7 @@ def _brightness(picture: Image.Image) -> Array:
     opaque = np.asarray(picture.getchannel("A"), np.float32) / 255
     grey = np.asarray(picture.convert("RGB").convert("L"), np.float32)
     visible = grey[opaque > 0.5]
-    if visible.size > opaque.size / 2 and visible.std() > 10:
+    if visible.size > opaque.size / 2 and visible.var() > 100:
         fill = float(np.median(visible))  # a picture with see-through corners
     else:
         # The ink is drawn on nothing, in black or in white.
