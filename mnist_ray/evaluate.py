@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     parser = terminal.command_parser("evaluate", "Score a checkpoint, image by image.")
-    parser.add_argument("checkpoint", help="Folder or URI of a checkpoint.")
+    parser.add_argument("checkpoint", help="Folder or URI of a checkpoint, or of a run.")
     parser.add_argument(
         "--on",
         choices=["test", "holdout"],
@@ -43,9 +43,9 @@ def main(argv: Sequence[str]) -> None:
     args = parser().parse_args(argv)
     if args.worst < 0:
         raise errors.UserError(f"worst is {args.worst}, but must be at least 0.")
-    from mnist_ray import learn  # after the flags: torch takes seconds to import
+    from mnist_ray import learn, tables  # after the flags: torch takes seconds to import
 
-    saved = learn.load_checkpoint(args.checkpoint)
+    saved = learn.load_checkpoint(tables.checkpoint_at(args.checkpoint))
     mnist = learn.load_mnist(saved.recipe, args.data_dir)
     if args.on == "test":
         part = learn.test_part(mnist)

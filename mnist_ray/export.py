@@ -14,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
     parser = terminal.command_parser(
         "export", "Write a checkpoint for other programs, with a model card beside it."
     )
-    parser.add_argument("checkpoint", help="Folder or URI of a checkpoint.")
+    parser.add_argument("checkpoint", help="Folder or URI of a checkpoint, or of a run.")
     parser.add_argument(
         "--format",
         choices=["safetensors", "onnx", "pt2"],
@@ -49,11 +49,12 @@ def main(argv: Sequence[str]) -> None:
 
     learn.check_format(args.format)
     with storage.writing("output", output) as file:
-        saved = learn.load_checkpoint(args.checkpoint)
+        checkpoint = tables.checkpoint_at(args.checkpoint)
+        saved = learn.load_checkpoint(checkpoint)
         network = learn.load_model(saved)
         mnist = learn.load_mnist(saved.recipe, args.data_dir)
         score = learn.evaluate(network, learn.test_part(mnist))
-        known = tables.trained_by(storage.place("checkpoint", args.checkpoint))
+        known = tables.trained_by(checkpoint)
         about = {
             "recipe": saved.recipe.model_dump_json(),
             "epoch": str(saved.state["epoch"]),

@@ -14,7 +14,7 @@ LIKELY = 0.6
 
 def parser() -> argparse.ArgumentParser:
     parser = terminal.command_parser("predict", "Say which digits are in pictures.")
-    parser.add_argument("checkpoint", help="Folder or URI of a checkpoint.")
+    parser.add_argument("checkpoint", help="Folder or URI of a checkpoint, or of a run.")
     parser.add_argument(
         "image",
         nargs="+",
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
 
     from mnist_ray import learn, tables
 
-    saved = learn.load_checkpoint(args.checkpoint)
+    saved = learn.load_checkpoint(tables.checkpoint_at(args.checkpoint))
     classifier = learn.Classifier(learn.load_model(saved), saved.recipe)
     found = [learn.digit_in(learn.read_picture(name)) for name in args.image]
     digits, probabilities = classifier.predict(np.stack([each.image for each in found]))

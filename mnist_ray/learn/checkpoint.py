@@ -58,7 +58,7 @@ def load(folder: str | Place) -> Checkpoint:
     except OSError as error:
         raise UserError(
             f"checkpoint {folder} holds no {FILE} that can be read ({reason(error)});"
-            " name a checkpoint's folder, as printed at the end of a run."
+            " name a checkpoint's folder or a run's, as printed at the end of a run."
         ) from None
     try:
         # torch.load does not check its archive's checksums: a flipped bit would change a weight.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_ray.errors import UserError
 from mnist_ray.search import Plan
-from mnist_ray.storage import Place
+from mnist_ray.storage import Place, place
 from mnist_ray.tables.card import model_card, trained_by
 from mnist_ray.tables.changes import record_change, recorded_settings, settings_over_time
 from mnist_ray.tables.machine import provenance
@@ -110,6 +110,21 @@ def final_checkpoint(folder: Place) -> Place | None:
     return folder / path if path else None
 
 
+def checkpoint_at(named: str) -> Place:
+    """Return the folder of the checkpoint that a user named: that folder or URI itself or, if a run
+    lies there, the checkpoint that the run hands back. Raises UserError if the run has none."""
+    folder = place("checkpoint", named)
+    try:
+        if not is_run(folder):
+            return folder
+    except OSError:
+        return folder  # who reads the checkpoint says why it cannot be read
+    found = final_checkpoint(folder)
+    if found is None:
+        raise UserError(f"checkpoint {named} is a run that has no result yet; wait for one.")
+    return found
+
+
 def watch_report(folders: Sequence[Place], path: Path) -> Iterator[Path]:
     """Write the report to `path` each time that a table changes, until no run of `folders` goes on,
     and yield its full path each time. While a run goes on, the page loads itself again.
@@ -141,6 +156,7 @@ __all__ = [
     "Row",
     "best",
     "best_epoch",
+    "checkpoint_at",
     "checkpoint_name",
     "checkpoints",
     "config_columns",

@@ -314,6 +314,18 @@ def test_the_checkpoint_is_the_one_that_the_page_names(study: Path, tmp_path: Pa
     assert "<dt>checkpoint" not in outcome(training)
 
 
+def test_a_run_names_its_checkpoint(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", trial(0, None, [0.9, 0.95, 0.96], checkpoint="d"))
+    assert tables.checkpoint_at(str(run)) == run  # tables alone are no run
+    (run / "train.yaml").write_text("lr: 0.1\n")
+    assert tables.checkpoint_at(str(run)) == run / "d"
+    assert tables.checkpoint_at(str(run / "d")) == run / "d"
+    none = write(tmp_path / "none", trial(0, None, [], checkpoint=None))
+    (none / "train.yaml").write_text("lr: 0.1\n")
+    with pytest.raises(errors.UserError, match="a run that has no result yet"):
+        tables.checkpoint_at(str(none))
+
+
 def test_a_study_that_names_no_winner_has_none(study: Path) -> None:
     rows = [{**row, "winner": False} for row in tables.read(study).to_pylist()]
     tables.write(study, rows, tables.read(study, tables.EPOCHS).to_pylist())
