@@ -150,6 +150,8 @@ def _search(
             storage_path=str(folder.parent),
             callbacks=[recorder, *trackers],
             verbose=1 if run.verbose else 0,
+            # It prints nothing, but Tune's own choice for a notebook would clear the cell's output.
+            progress_reporter=None if run.verbose else tune.CLIReporter(),
             failure_config=tune.FailureConfig(max_failures=run.max_failures),
         ),
     )
