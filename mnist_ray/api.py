@@ -2,7 +2,7 @@
 
 A call does what the command of the same purpose does, and leaves the process as it was: no Ray, no
 signal handler, no environment variable and no log level stays behind. If the process is connected
-to Ray already, a study runs there, and the connection stays.
+to Ray already, the run uses that cluster, and the connection stays.
 """
 
 import functools
@@ -91,7 +91,8 @@ def run_study(
 
     `recipe` is the base recipe, of which `space` varies some fields, like
     `space={"lr": "loguniform(0.003, 0.3)"}`. Fields that a mapping or a file leaves out are those
-    of a study. Without `show`, nothing is printed.
+    of a study. A `Recipe` sets every field, so give it a `holdout`. Without `show`, nothing is
+    printed.
 
     Raises UserError where a setting is wrong, RunFailed where no trial has a result, and
     KeyboardInterrupt after Ctrl-C, once the study is in order; `resume=True` and its `name` go on
@@ -189,7 +190,7 @@ class Run:
 
     @functools.cached_property
     def trials(self) -> "pd.DataFrame":
-        """The trials table, with a row per trial that ended; of a training run, its one row. The
+        """The trials table, with a row per trial that ended; a training run has one row. The
         columns are those of trials.csv."""
         return _table(self.folder, "TRIALS").to_pandas()
 
@@ -207,8 +208,8 @@ class Run:
 
     @functools.cached_property
     def recipe(self) -> Recipe:
-        """The recipe of `best`, to train by again. When a study has ended it is that of best.yaml,
-        which holds no images out. Raises UserError if nothing has a result."""
+        """The recipe of `best`, to train with again. Of a study that has ended, it is that of
+        best.yaml, which holds no images out. Raises UserError if nothing has a result."""
         from mnist_ray import tables
 
         file = self.folder / tables.BEST_RECIPE
@@ -217,7 +218,7 @@ class Run:
 
     def best_model(self) -> "Classifier":
         """Return the run's trained network, ready to predict: that of the study's first final run,
-        which trained the winner on all images, or else of the best epoch of `best`. Raises
+        which trained the winner on all images, or else that of the best epoch of `best`. Raises
         UserError if nothing has a result, or if the checkpoint cannot be read."""
         from mnist_ray import learn, tables
 

@@ -16,8 +16,8 @@ other study may be gone or have more trials by then."""
 
 
 def read(start_from: str, run: RunConfig) -> search.Earlier:
-    """Return what the study `start_from` found: a folder, a URI or a name in the storage; raises
-    UserError."""
+    """Return the study that `start_from` names by its folder, its URI or its name in the storage.
+    Raises UserError if it has no configuration with a result."""
     if run.resume and (own := tables.folder_of(run, "tune") / FILE).is_file():
         written = read_yaml(own)
         try:

@@ -14,7 +14,8 @@ def write(
     folder: Place, epochs: Sequence[tables.Row], settings: Mapping[str, Any], began: datetime
 ) -> None:
     """Write the metrics of a run's `epochs` for TensorBoard, with its `settings` as
-    hyperparameters. A run `began` once: each epoch is dated by the seconds of training before it.
+    hyperparameters. An epoch's time is `began`, when the run first started, plus the seconds of
+    training and scoring up to the epoch's end. Pauses before a resumption do not count.
 
     The file is made anew from all epochs, so an epoch that a resumed run repeats is there once.
     """

@@ -25,7 +25,7 @@ like the optimizer's momentum, and let cuDNN load its kernels, which a capture m
 class Captured:
     """A step that has the effect of `step`, bit for bit. It replays a graph for each batch of
     `batch_size` images, after WARM_UP batches that train without one, and calls `step` for a
-    smaller batch. `graphs` is where it captures.
+    smaller batch. `graphs` runs and captures the steps.
 
     PyTorch's random state moves on as without a graph, and is read at each replay, so that
     `torch.manual_seed` before a replay works and dropout draws new masks.
@@ -63,9 +63,8 @@ class Captured:
 
 
 class Graphs:
-    """Runs and captures functions on a CUDA stream of its own. Only another stream than the default
-    one can be captured, and PyTorch asks that what is captured has run on the same stream before.
-    """
+    """Runs and captures functions on a CUDA stream of its own. The default stream cannot be
+    captured, and PyTorch requires that a function runs on a stream before it is captured there."""
 
     def __init__(self, device: torch.device) -> None:
         if device.type != "cuda":
@@ -73,7 +72,7 @@ class Graphs:
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def run(self, function: Callable[[], None]) -> None:
-        """Call `function`, between what was launched before and what is launched after it."""
+        """Call `function` on the stream, after what was launched before and before what follows."""
         current = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -81,8 +80,8 @@ class Graphs:
         current.wait_stream(self.stream)
 
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Return a function that launches what `function` launches. `function` is called once, for
-        its graph, which computes nothing."""
+        """Return a function that launches what `function` launches. `function` is called once, to
+        record its graph; this computes nothing."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
             function()

@@ -1,4 +1,4 @@
-"""Pictures of digits, from files of any kind and size to images like MNIST's own.
+"""Pictures of digits, PNG or JPEG files of any size, made into images like MNIST's own.
 
 MNIST's images were made the same way: each digit's box was scaled to 20 x 20 pixels, keeping its
 aspect ratio, and its centre of mass was put into the centre of 28 x 28 pixels
@@ -37,8 +37,8 @@ Array = np.ndarray
 
 
 class Digit(NamedTuple):
-    """An image as the network takes it, uint8 (28, 28), light on dark, and what in the picture it
-    was made from speaks against a digit; empty if nothing does."""
+    """An image as the network takes it, uint8 (28, 28), light on dark. `doubt` says why its picture
+    may show no digit; it is empty if nothing speaks against one."""
 
     image: Array
     doubt: str
@@ -171,8 +171,8 @@ def _cropped(ink: Array) -> Array:
 
 
 def _thick_enough(ink: Array) -> Array:
-    """Return the ink with its strokes thickened, if scaled to MNIST's size they would be thinner
-    than its thinnest."""
+    """Return the ink, with its strokes thickened if they would be thinner than MNIST's thin strokes
+    once the ink is scaled to MNIST's size."""
     wide = np.pad(ink, 1) >= 0.5
     outline = wide & ~ndimage.binary_erosion(wide, np.ones((3, 3)))
     width = 2 * wide.sum() / max(outline.sum(), 1)
@@ -207,8 +207,8 @@ def _centred(ink: Array) -> Array:
 
 
 def _doubt(image: Array) -> str:
-    """Return what in an image, 0 to 1, speaks against a digit. Of MNIST's own images less than one
-    in 500 is doubted."""
+    """Return why an image, 0 to 1, may show no digit; empty if nothing speaks against one. Of
+    MNIST's own images, fewer than one in 500 are doubted."""
     if image.mean() > 0.35:  # the fullest of MNIST's has 0.344
         return "it is filled"
     parts, count = ndimage.label(image >= 0.25, np.ones((3, 3)))

@@ -15,8 +15,8 @@ PlainLayer = dict[str, Any]
 
 
 def plain_layers(network: nn.Sequential) -> list[PlainLayer]:
-    """Return what a trained network computes, as layers that take the pixels of one image, 0 to
-    255, shape (1, 28, 28), to ten numbers whose softmax is the probability of each digit.
+    """Return what a trained network computes, as layers that turn the pixels of one image, 0 to
+    255, shape (1, 28, 28), into ten numbers whose softmax is the probability of each digit.
 
     The kinds are `conv` (`weight` (out, in, k, k), `padding`), `relu`, `scale` (for each channel,
     `factor` (c,) and `shift` (c,): x * factor + shift), and `max` and `mean` (pooling by `size`).

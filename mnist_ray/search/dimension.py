@@ -105,12 +105,12 @@ class Dimension(NamedTuple):
 
 
 def _exact(number: float | None) -> Fraction:
-    """Return the number that people write: 1/10 for 0.1, which is not what the float is."""
+    """Return the number as it is written: 1/10 for 0.1, where the float is a little more."""
     return Fraction(str(number))
 
 
 def is_number(value: Any) -> bool:
-    """Return whether `value` is a finite number, below 2 to the power of 63."""
+    """Return whether `value` is a number whose absolute value is below 2 to the power of 63."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
 
 

@@ -1,4 +1,4 @@
-"""Another study that a new one starts from: its best configurations, and all it knows."""
+"""Another study that a new one starts from: its configurations and their accuracies."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ class Earlier(NamedTuple):
         return {name: values[name] for name in dimensions}
 
     def conditions(self, dimensions: Mapping[str, Dimension], base: Recipe) -> str:
-        """Name the fields in which the recipes of the two studies differ besides what they vary."""
+        """Name the fields that neither study varies and in which their recipes differ."""
         varied = {*dimensions, *(name for known in self.trials for name in known.values)}
         here = base.model_dump()
         return ", ".join(

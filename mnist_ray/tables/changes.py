@@ -41,8 +41,8 @@ def settings_over_time(study: Place) -> list[tuple[int, dict[str, Any]]]:
 
 
 def record_change(study: Place, after: int, changed: Mapping[str, Any]) -> None:
-    """Write down that a study goes on with other settings after so many trials. It has no winner
-    until it ends again, so delete the last one's predictions, and what later trials left."""
+    """Write down that a study goes on with other settings after `after` trials. It has no winner
+    until it ends again, so delete the last winner's predictions and later trials' folders."""
     before = [
         {"after": number, **{name: settings[name] for name in changed}}
         for number, settings in settings_over_time(study)[1:]

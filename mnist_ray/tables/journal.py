@@ -91,8 +91,8 @@ class Journal:
         self._upload()
 
     def _open(self, rows: Mapping[int, Row]) -> None:
-        """Open the journal, or begin it. A resumed study goes on with its journal, unless that can
-        not be read or does not fit the tables."""
+        """Open the journal, or begin it. A resumed study goes on with its journal; one that
+        cannot be read or does not fit the tables is replaced."""
         if isinstance(self.file, Path):
             _cut_half_line(self.file)
             try:
@@ -195,8 +195,8 @@ class Journal:
 class _File(JournalFileBackend):  # type: ignore[misc]
     """Optuna's journal in a file. Within `at_once`, all operations are written together at the end.
 
-    Optuna would also wait for the disk after each operation, which takes milliseconds. What is lost
-    without that, a resumed study adds again from its tables."""
+    Optuna would also wait for the disk after each operation, which takes milliseconds. An operation
+    that is lost this way is added again from the tables when the study is resumed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))

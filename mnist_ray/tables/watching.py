@@ -49,14 +49,15 @@ def watch(folders: Sequence[Place], path: Path) -> Iterator[Path]:
 
 
 def _runs(folder: Place) -> bool:
-    """Return whether the run goes on. If there is no lock to tell, it does until it has ended."""
+    """Return whether the run goes on: whether a process holds its lock or, where there are no
+    locks, as in a bucket, whether it has not ended."""
     known = run_folder.goes_on(folder)
     return not _ended(folder) if known is None else known
 
 
 def _ended(folder: Place) -> bool:
-    """Return whether the run came to its end: a study writes its winner's recipe last. What is no
-    run's own folder, such as copied tables, does not go on."""
+    """Return whether the run came to its end: a study writes its winner's recipe last. A folder
+    that is not a run's own, such as one of copied tables, counts as ended."""
     if (folder / "tune.yaml").is_file():
         recipe, table = folder / run_folder.BEST_RECIPE, folder / TRIALS
         # A resumed study that was given more trials has the recipe of before.
@@ -68,7 +69,7 @@ def _ended(folder: Place) -> bool:
 
 
 def _rows(folder: Place) -> list[str]:
-    """Return the status of each trial that is in the table."""
+    """Return the status of each trial in the table; empty if there is no table."""
     try:
         statuses: list[str] = read(folder)["status"].to_pylist()
     except NoTable:
