@@ -9,6 +9,7 @@ import pyarrow as pa
 from mnist_ray import errors, search
 from mnist_ray.search import Phase, Status
 from mnist_ray.tables.rows import as_csv
+from mnist_ray.tables.run_folder import checkpoint_name
 from mnist_ray.tables.schema import SHARES, TRIAL_COLUMNS, Row
 
 SUMMARY = (
@@ -56,8 +57,12 @@ def best(table: pa.Table) -> Row | None:
 
 def of_model(table: pa.Table) -> Row | None:
     """Return the row whose checkpoint holds a run's trained network: the first of the final runs of
-    a study's winner, which train it on all images, or else the row that is `best`."""
+    a study's winner, which train it on all images, or else the row that is `best`. Of a training
+    run that was scored on the test set, it is the last checkpoint, not the best: the test set
+    chooses nothing."""
     won = best(table)
+    if won and won.get("checkpoint") and not won.get("phase") and won["scored_on"] == "test":
+        return won | {"checkpoint": checkpoint_name(won["epochs_trained"])}
     finals = [
         row
         for row in table.to_pylist()

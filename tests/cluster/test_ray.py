@@ -250,6 +250,7 @@ def test_what_is_not_valid_together_is_not_begun(
         assert_checkpoint_scores_what_the_table_says(storage / "some", row, mnist)
 
 
+@pytest.mark.recovery
 def test_a_study_that_ended_gets_more_trials(
     storage: Path, mnist: Mnist, capfd: pytest.CaptureFixture[str]
 ) -> None:

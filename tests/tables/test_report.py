@@ -320,6 +320,11 @@ def test_a_run_names_its_checkpoint(tmp_path: Path) -> None:
     (run / "train.yaml").write_text("lr: 0.1\n")
     assert tables.checkpoint_at(str(run)) == run / "d"
     assert tables.checkpoint_at(str(run / "d")) == run / "d"
+    # The test set does not choose the epoch.
+    tested = trial(0, None, [0.9, 0.96, 0.95], holdout=0, checkpoint="checkpoint_000002")
+    last = write(tmp_path / "last", tested)
+    (last / "train.yaml").write_text("lr: 0.1\n")
+    assert tables.checkpoint_at(str(last)) == last / "checkpoint_000003"
     none = write(tmp_path / "none", trial(0, None, [], checkpoint=None))
     (none / "train.yaml").write_text("lr: 0.1\n")
     with pytest.raises(errors.UserError, match="a run that has no result yet"):
