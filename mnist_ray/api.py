@@ -213,7 +213,8 @@ class Run:
         from mnist_ray import tables
 
         file = self.folder / tables.BEST_RECIPE
-        values = read_yaml(file) if file.is_file() else self._best()
+        ended = file.is_file() and not tables.adds_trials(self.folder)
+        values = read_yaml(file) if ended else self._best()
         return Recipe(**{name: values[name] for name in Recipe.model_fields if name in values})
 
     def best_model(self) -> "Classifier":

@@ -208,6 +208,11 @@ def test_the_best_of_a_study(tmp_path: Path) -> None:
     assert run.recipe == Recipe(holdout=100)
     (tmp_path / tables.BEST_RECIPE).write_text("lr: 0.25\n")
     assert mnist_ray.open_run(tmp_path).recipe == Recipe(lr=0.25)
+    # A study that gets more trials has no winner's recipe until it ends again.
+    (tmp_path / "tune.yaml").write_text("num_trials: 3\n")
+    tables.record_change(tmp_path, 5, {"num_trials": 9})
+    assert mnist_ray.open_run(tmp_path).recipe == Recipe(holdout=100)
+    (tmp_path / "tune.yaml").unlink()
     of_model = tables.of_model(tables.read(tmp_path))
     assert of_model
     assert of_model["trial"] == 3

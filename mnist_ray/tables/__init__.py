@@ -13,6 +13,7 @@ from mnist_ray.errors import UserError
 from mnist_ray.search import Plan
 from mnist_ray.storage import Place, place
 from mnist_ray.tables.card import model_card, trained_by
+from mnist_ray.tables.changes import goes_on as adds_trials
 from mnist_ray.tables.changes import record_change, recorded_settings, settings_over_time
 from mnist_ray.tables.machine import provenance
 from mnist_ray.tables.rows import (
@@ -154,6 +155,7 @@ __all__ = [
     "Epochs",
     "NoTable",
     "Row",
+    "adds_trials",
     "best",
     "best_epoch",
     "checkpoint_at",
