@@ -34,13 +34,16 @@ def network(recipe: Recipe) -> nn.Sequential:
     return net.eval()
 
 
-def write_run(folder: Path, recipe: Recipe, net: nn.Module, checkpoint: str | None = "c") -> Path:
+SAVED = tables.checkpoint_name(1)
+
+
+def write_run(folder: Path, recipe: Recipe, net: nn.Module, checkpoint: str | None = SAVED) -> Path:
     """Write the folder of a training run that ended with this network."""
     folder.mkdir()
     metrics = {"epoch": 1, "accuracy": 0.9, "loss": 0.3, "scored_on": "test", "last": True}
     metrics |= {"train_loss": 0.3, "train_seconds": 1.0, "images_per_second": 100.0}
     state = {"model": net.state_dict(), "optimizer": {}, "epoch": 1}
-    learn.save_checkpoint(folder / "c", learn.Checkpoint(state, recipe, [metrics], ""))
+    learn.save_checkpoint(folder / SAVED, learn.Checkpoint(state, recipe, [metrics], ""))
     row = tables.trial_row(recipe.model_dump(), [metrics], trial=0, checkpoint=checkpoint)
     tables.write(folder, [row], [tables.epoch_row("a", 0, metrics)])
     return folder
@@ -102,9 +105,9 @@ def test_a_page_without_the_square_says_why_if_a_checkpoint_is_named(
     unnamed = write_run(tmp_path / "unnamed", recipe, network(recipe), None)
     assert 'id="to-draw"' not in write_report(unnamed).read_text()
     assert capsys.readouterr().err == ""
-    (b / "c" / "checkpoint.pt").unlink()
+    (b / SAVED / "checkpoint.pt").unlink()
     assert 'id="draw-square"' not in write_report(b).read_text()
-    assert f"no square to draw in: checkpoint {b / 'c'} holds no" in capsys.readouterr().err
+    assert f"no square to draw in: checkpoint {b / SAVED} holds no" in capsys.readouterr().err
     diverged = network(recipe)
     diverged[0].weight.data[0] = float("nan")
     page = write_report(write_run(tmp_path / "diverged", recipe, diverged)).read_text()
