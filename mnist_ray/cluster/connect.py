@@ -171,7 +171,9 @@ def _temporary_folder() -> Path:
     cannot be done."""
     named = os.environ.get("RAY_TMPDIR")
     try:
-        place = os.path.abspath(named or tempfile.gettempdir())
+        # Asked in any case: Python remembers the first answer, and TMPDIR changes for the block.
+        usual = tempfile.gettempdir()
+        place = os.path.abspath(named or usual)
         if len(os.fsencode(place)) > LONGEST_TMPDIR:
             if named:
                 raise UserError(

@@ -67,7 +67,9 @@ def test_a_study_goes_on_with_as_many_trials_as_fit(
     base = Recipe(**{**STUDY_RECIPE, "epochs": 2, "train_size": 1000, "holdout": 101})
     tuning = TuneConfig(search="tpe", num_trials=8, scheduler="fifo", confirm=0, max_concurrent=5)
     tuning = tuning.replace(space=search.space_of(tuning))
-    assert search.Plan(tuning, base, search.sampler(tuning, base), recorded=rows).replay() == []
+    plan = search.Plan(tuning, base, search.sampler(tuning, base), recorded=rows)
+    plan.replay()
+    assert plan.begun() == []
     fewer = tuning.replace(max_concurrent=2)
     with pytest.raises(UserError, match="does not follow from the settings"):
         search.Plan(fewer, base, search.sampler(fewer, base), recorded=rows).replay()
