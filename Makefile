@@ -18,7 +18,7 @@ tune: .venv/installed  ## search dropout, learning rate and momentum on MNIST, a
 train: .venv/installed  ## the reference recipe: 20 epochs
 	$(BIN)/python -m mnist_ray.train
 
-test: .venv/installed  ## two at a time, about three minutes; `.venv/bin/python -m pytest -k test_NAME` runs one
+test: .venv/installed  ## two at a time, about five minutes; `.venv/bin/python -m pytest -k test_NAME` runs one
 	$(BIN)/python -m pytest $(TWO)
 
 recovery: .venv/installed  ## kills runs in every way and goes on with them, on odd machines too
