@@ -70,7 +70,11 @@ def test_the_dashboard_follows_a_study(tmp_path: Path) -> None:
         for _ in study:
             journal.update(plan.rows, epochs)
         journal.close(plan.winner())
-        then = words(look(f"{address}/studies/1/trials", tmp_path / "browser"))
+        for _ in range(10):  # the dashboard keeps what it has read for some seconds
+            then = words(look(f"{address}/studies/1/trials", tmp_path / "browser"))
+            if "9 Trials" in then:
+                break
+            time.sleep(2)
         assert "9 Trials" in then
         assert " Running" not in then
         # Trial 0 of this phase is shown in full.
