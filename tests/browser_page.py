@@ -78,8 +78,9 @@ class Page:
         return done["result"].get("value")
 
     def painted(self) -> None:
-        """Wait until the page has drawn what happened to it."""
+        """Wait until the page shows what happened to it: a finger touches what is shown."""
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.call("Page.captureScreenshot")  # waits for a frame that is on the screen
 
     def mouse(self, path: list[Point]) -> None:
         """Press the left button at the first point, move to the others, and release it."""

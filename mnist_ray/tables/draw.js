@@ -172,6 +172,9 @@ square.addEventListener('pointerdown', event => {
 square.addEventListener('pointermove', event => { if (last && event.isPrimary) line(event); });
 for (const end of ['pointerup', 'pointercancel'])
   square.addEventListener(end, event => { if (event.isPrimary) last = null; });
+// A finger that draws must not scroll. The style says so too, but a browser may not know it yet: one
+// scrolled by 40 pixels once.
+square.addEventListener('touchstart', event => event.preventDefault(), { passive: false });
 element('clear').addEventListener('click', () => { pen.clearRect(0, 0, SIDE, SIDE); say(); });
 say();
 globalThis.drawing = { predict, centre, say }; // the tests call these
