@@ -5,6 +5,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.recovery
 
 # About a second an epoch. The default of 10,000 held-out images would take as long to score.
 HOLDOUT = ["--holdout", "101"]
-STUDY = ["--train-size", "3000", "--epochs", "3", "--num-trials", "4", "--scheduler", "fifo"]
+STUDY = ["--train-size", "3000", "--epochs", "4", "--num-trials", "4", "--scheduler", "fifo"]
 STUDY = [*STUDY, *HOLDOUT, "--confirm", "0", "--seed", "3"]
 SAME = ("phase", "status", "lr", "momentum", "dropout", "seed", "final_loss", "final_accuracy")
 
@@ -120,6 +121,14 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:  # it has just ended
         return ""
+
+
+def _folder(process: psutil.Process) -> Path:
+    """The folder that it is in: that of its trial while it trains one."""
+    try:
+        return Path(process.cwd())
+    except psutil.Error:  # it has just ended
+        return Path()
 
 
 def saved(folder: Path) -> int:
@@ -222,8 +231,11 @@ def test_a_study_survives_its_trial_and_its_driver(
     flags = [*STUDY, "--storage", str(home)]
     run = Run(tmp_path / "out", "tune", *flags, "--name", "killed")
     run.wait_for(lambda: list(folder.glob("trial_00001/checkpoint_*/checkpoint.pt")))
-    kill("ImplicitFunc")
-    run.wait_for(lambda: ": its process died" in run.text)
+    # Not the newest process: one that has ended a trial trains another, and the newest may still be
+    # starting.
+    (trains,) = (each for each in _titled("ImplicitFunc") if _folder(each).name == "trial_00001")
+    trains.kill()
+    run.wait_for(lambda: re.search("^search +1 .*: its process died$", run.text, re.MULTILINE))
     run.wait_for(lambda: list(folder.glob("trial_0000[23]/checkpoint_*/checkpoint.pt")))
     run.process.kill()
     run.process.wait()
@@ -241,7 +253,7 @@ def test_a_study_survives_its_trial_and_its_driver(
     assert_like_tables(folder, ["lr", "momentum", "dropout"], copy=tmp_path / "optuna.log")
     assert [[row[name] for name in SAME] for row in after] == undisturbed
     assert [(row["trial"], row["epoch"]) for row in table(folder, tables.EPOCHS)] == [
-        (trial, epoch) for trial in range(5) for epoch in (1, 2, 3)
+        (trial, epoch) for trial in range(5) for epoch in (1, 2, 3, 4)
     ]
     for row in after:  # bounded: the best, and the last where it is another
         kept = list(folder.glob(f"trial_{row['trial']:05}*/checkpoint_*"))
