@@ -162,6 +162,11 @@ def bounds(field: Any) -> str:
     )
 
 
+def counted(number: float, thing: str) -> str:
+    """Return "1 trial", "1,000 trials": a number with its noun in the singular or the plural."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def shown(value: Any) -> str:
     """Return a value as error messages show it: on one line, in at most 60 characters."""
     text = str(value) if isinstance(value, (str, int, float)) else reprlib.repr(value)

@@ -41,6 +41,7 @@ from mnist_ray.cluster.resources import (
 )
 from mnist_ray.cluster.show import Show
 from mnist_ray.errors import RunFailed, UserError
+from mnist_ray.fields import counted
 
 API_SERVER = ray_private.API_SERVER
 ANSWER_WITHIN = 10
@@ -106,8 +107,8 @@ def connected(*, dashboard: bool, verbose: bool, show: Show) -> Iterator[None]:
         if "include_dashboard" not in options:
             nodes, address = cluster_nodes(), ray.get_runtime_context().gcs_address
             show.say(
-                f"joined the Ray cluster at {address}: {len(nodes)} node{'s' * (len(nodes) > 1)},"
-                f" {sum(node.cpus for node in nodes)} CPUs\n"
+                f"joined the Ray cluster at {address}: {counted(len(nodes), 'node')},"
+                f" {counted(sum(node.cpus for node in nodes), 'CPU')}\n"
             )
         yield
 
@@ -306,7 +307,7 @@ def wait_for_nodes(each: WorkerResources, workers: int) -> int:
     fits = workers_that_fit(each, cluster_nodes())
     if fits >= workers or not to_join() or _starting() is None:
         return fits
-    print(f"waiting for nodes: room for {fits} of {workers} workers", flush=True)
+    print(f"waiting for nodes: room for {fits} of {counted(workers, 'worker')}", flush=True)
     request_resources(bundles=[{"CPU": each.cpus, "GPU": each.gpus}] * workers)
     asked = time.monotonic()
     try:

@@ -19,6 +19,7 @@ from mnist_ray.cluster.recorder import Recorder
 from mnist_ray.cluster.show import StudyShow
 from mnist_ray.config import Recipe, Resources, RunConfig, TuneConfig
 from mnist_ray.errors import RunFailed, UserError
+from mnist_ray.fields import counted
 from mnist_ray.learn import Mnist
 from mnist_ray.search import Plan, Sampler
 from mnist_ray.storage import Place
@@ -228,10 +229,11 @@ def _concurrency(
         say_lower(f"max_concurrent is {wanted}, but only {fits} fit: goes on with {fits} at a time")
         return fits
     if wanted > fits:
-        unit = f"{share.cpus} CPU{'s' * (share.cpus > 1)}{share.and_a_gpu}"
+        unit = f"{counted(share.cpus, 'CPU')}{share.and_a_gpu}"
         raise UserError(
-            f"max_concurrent is {wanted}, but at {tuning.workers_per_trial} workers a trial with"
-            f" {unit} each only {fits} trials fit at a time; use at most {fits}."
+            f"max_concurrent is {wanted}, but at {counted(tuning.workers_per_trial, 'worker')} a"
+            f" trial with {unit} each only {counted(fits, 'trial')} can run at a time; use at most"
+            f" {fits}."
         )
     return wanted
 

@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mnist_ray.config import Resources
 from mnist_ray.errors import UserError
+from mnist_ray.fields import counted
 from mnist_ray.storage import Place
 
 PATIENCE = 30
@@ -73,10 +74,11 @@ def share(needs: Resources, nodes: Sequence[Node], per_gpu: int = 1) -> WorkerRe
     cpus, gpus = [node.cpus for node in nodes], [node.gpus for node in nodes]
     cores, needed = needs.cpus_per_worker, needs.min_workers or needs.num_workers
     use_gpu = needed <= sum(gpus) * per_gpu if needs.use_gpu is None else needs.use_gpu
+    workers, verb = counted(needed, "worker"), "need" if needed > 1 else "needs"
     if use_gpu and needed > sum(gpus) * per_gpu:
         raise UserError(
-            f"use_gpu is on, but {needed} workers need {needed} GPUs and there are {sum(gpus)};"
-            " use fewer workers or --no-use-gpu."
+            f"use_gpu is on, but {workers} {verb} {counted(needed, 'GPU')} and there are"
+            f" {sum(gpus)}; use fewer workers or --no-use-gpu."
         )
     for count in range(needs.num_workers, needed - 1, -1):
         for each in [cores] if cores else range(max(cpus), 0, -1):
@@ -84,8 +86,9 @@ def share(needs: Resources, nodes: Sequence[Node], per_gpu: int = 1) -> WorkerRe
                 return WorkerResources(each, use_gpu * per_gpu)
     each = cores or 1
     raise UserError(
-        f"{needed} workers with {each} CPUs each need {needed * each} CPUs, but there are"
-        f" {sum(cpus)}; use fewer" + (" workers, or a lower cpus_per_worker." if cores else ".")
+        f"{workers} with {counted(each, 'CPU')}{' each' * (needed > 1)} {verb}"
+        f" {counted(needed * each, 'CPU')}, but there are {sum(cpus)}; use fewer"
+        + (" workers, or a lower cpus_per_worker." if cores else ".")
     )
 
 
@@ -146,7 +149,7 @@ def why_waiting(each: WorkerResources, workers: int) -> str:
     free, total = ray.available_resources(), ray.cluster_resources()
     needed = {"CPU": workers * each.cpus, "GPU": workers * each.gpus}
     words = ", ".join(
-        f"{needed[name]} {name}{'s' * (needed[name] > 1)} needed, {free.get(name, 0):g} of"
+        f"{counted(needed[name], name)} needed, {free.get(name, 0):g} of"
         f" {total.get(name, 0):g} free"
         for name in needed
         if needed[name]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from mnist_ray import learn, storage, tables
 from mnist_ray.config import Recipe
+from mnist_ray.fields import counted
 from mnist_ray.storage import Place
 
 
@@ -50,7 +51,7 @@ def other_bits(recorded: Iterable[Mapping[str, Any]], now: Mapping[str, Any]) ->
 
 def _said(name: str, value: Any) -> str:
     if name in ("workers", "threads"):
-        return f"{value} {name.removesuffix('s')}{'s' * (value > 1)}"
+        return counted(value, name.removesuffix("s"))
     return f"{name} {value}"
 
 

@@ -123,8 +123,8 @@ def against_base(rows: Collection[Row], best: int | None) -> str:
     compared = best if phase == Phase.SEARCH else by_number[best]["repeats"]
     shown = [f"{by_number[each]['best_accuracy']:.2%}" for each in (number, compared)]
     return (
-        f"{place}; one run of each was compared: {shown[0]} there, {shown[1]} the winner's"
-        " configuration; --confirm-base trains both with fresh seeds"
+        f"{place}; one run each: {shown[0]}, and {shown[1]} for the winner's configuration;"
+        " --confirm-base compares them over fresh seeds"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
+from mnist_ray.fields import counted
 from mnist_ray.search.budget import Budget
 from mnist_ray.search.outcome import Phase, Row
 from mnist_ray.search.samplers import policy
@@ -178,13 +179,13 @@ class Plan(Trials):
         asked, available = tuning.num_trials, self.sampler.counted(tuning)
         if asked and asked < tried:
             raise UserError(
-                f"num_trials is {asked}, but {tried} configurations were tried already; use at"
-                f" least {tried}."
+                f"num_trials is {asked}, but the study has tried {counted(tried, 'configuration')}"
+                f" already; use at least {tried}."
             )
         if asked and asked != before.num_trials and asked > available == tried:
             raise UserError(
-                f"num_trials is {asked}, but the space has only {available} configurations, and all"
-                " were tried; nothing can be added."
+                f"num_trials is {asked}, but the space has only"
+                f" {counted(available, 'configuration')}, and all were tried; nothing can be added."
             )
         self._use(tuning)
         for name, was in least.items():
@@ -211,7 +212,7 @@ class Plan(Trials):
                 yield None
             if number and not self._in_time(self.first):
                 left = self.count - number
-                self.skipped.append(f"{left} configuration{'s' * (left > 1)}")
+                self.skipped.append(counted(left, "configuration"))
                 break
             yield Planned(self.first, sampled, shorter, origin=self.sampler.origin(number))
         yield from self._all_ended()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_ray import restored
 from mnist_ray.config import Recipe, TuneConfig
 from mnist_ray.errors import UserError
+from mnist_ray.fields import counted
 from mnist_ray.search.dimension import Dimension
 from mnist_ray.search.earlier import Earlier
 from mnist_ray.search.samplers import check, method
@@ -93,8 +94,8 @@ class Sampler:
                 )
             if not grid and available < (tuning.num_trials or DEFAULT_COUNT):
                 self.remarks.append(
-                    f"there {'is' if available == 1 else 'are'} only {available}"
-                    f" configuration{'s' * (available > 1)} to try"
+                    f"there {'is' if available == 1 else 'are'} only"
+                    f" {counted(available, 'configuration')} to try"
                 )
         if self.count < len(self.first):
             names = "base, try and start_from" if earlier else "base and try"

@@ -40,7 +40,7 @@ def section(network: Sequence[Mapping[str, Any]], whose: str) -> Iterator[str]:
         ' aria-label="A square to draw a digit in with a mouse, a finger or a pen"></canvas>'
         '<div><button id="draw-clear" type="button">Clear</button><canvas id="draw-seen" width="28"'
         ' height="28" role="img" aria-label="The drawing as the network gets it"></canvas>'
-        "<small>what the network gets</small></div></div>"
+        "<small>what the network sees</small></div></div>"
         '<div><p id="draw-said" role="status"></p><ol id="draw-bars"'
         f' aria-label="The probability of each digit" style="--guess: {ORANGE}">{rows}</ol></div>'
         f'</div><p class="caption">{escape(what)}</p></section>'

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mnist_ray import search
+from mnist_ray.fields import counted
 from mnist_ray.search import Phase, Status
 from mnist_ray.tables import axes
 from mnist_ray.tables.axes import BLUE, COLOURS, GREEN, ORANGE
@@ -99,8 +100,8 @@ def budget(trials: pd.DataFrame) -> go.Figure | None:
             x=[f"{row.phase}<br>to epoch {row.epochs_trained:.0f}" for row in bars.itertuples()],
             y=bars["epochs_trained"] * bars["count"],
             marker={"color": bars["phase"].map(COLOURS)},
-            text=[f"{count} trial{'s' * (count > 1)}" for count in bars["count"]],
-            hovertemplate="%{y} epochs<extra></extra>",
+            text=[counted(count, "trial") for count in bars["count"]],
+            hovertemplate="epochs: %{y}<extra></extra>",
         )
     )
     figure.update_yaxes(title="epochs trained")

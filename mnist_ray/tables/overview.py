@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from mnist_ray import search
+from mnist_ray.fields import counted
 from mnist_ray.search import Phase, Status
 from mnist_ray.tables.hyperparameters import label
 
@@ -52,8 +53,8 @@ def lines(
     minutes = trials["train_seconds"].sum() / 60
     found = {
         "trained": _joined(
-            f"{_count(len(trials), 'trial')} ({statuses})",
-            f"{_count(len(epochs), 'epoch')} in {minutes:.1f} minutes of training in all",
+            f"{counted(len(trials), 'trial')} ({statuses})",
+            f"{counted(len(epochs), 'epoch')} in {minutes:.1f} minutes of training in all",
             _joined(_known(first, "arithmetic"), _known(first, "device", "on "), by=" "),
         ),
         "made with": _joined(
@@ -129,7 +130,3 @@ def _known(row: pd.Series, name: str, before: str = "") -> str:
 
 def _joined(*parts: str, by: str = ", ") -> str:
     return by.join(part for part in parts if part)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'s' * (number != 1)}"

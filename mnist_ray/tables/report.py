@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mnist_ray import errors, search, storage
+from mnist_ray.fields import counted
 from mnist_ray.search import Phase, Status
 from mnist_ray.storage import Place
 from mnist_ray.tables import (
@@ -181,8 +182,9 @@ def _cost(trials: pd.DataFrame) -> str:
         in_full = searched["epochs"].sum()
         if len(screened):
             in_full = len(screened) * searched["epochs"].max()
+        took = counted(int(spent), "epoch")
         text += (
-            f" The search{' and its screening' * (len(screened) > 0)} took {spent:.0f} epochs;"
+            f" The search{' and its screening' * (len(screened) > 0)} took {took};"
             f" training every configuration to its end would have taken {in_full:.0f}."
         )
     return text
@@ -223,6 +225,6 @@ def _all_trials(table: pa.Table) -> str:
         if name in COLUMNS[TRIALS]
     }
     return (
-        f"<h2>All trials</h2><details><summary>{len(rows)} rows</summary>"
+        f"<h2>All trials</h2><details><summary>{counted(len(rows), 'row')}</summary>"
         f'<div class="table">{cells}</div>{page.definitions(meanings)}</details>'
     )

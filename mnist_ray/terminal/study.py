@@ -13,6 +13,7 @@ from rich.table import Table
 from mnist_ray import search, storage
 from mnist_ray.config import TRAIN_IMAGES
 from mnist_ray.errors import UserError
+from mnist_ray.fields import counted
 from mnist_ray.search import Phase, Plan, Planned, Status, against_base, verdict
 from mnist_ray.storage import Place
 from mnist_ray.terminal import command
@@ -40,16 +41,17 @@ class Study(Display):
         base, tuning = plan.base, plan.tuning
         trials = plan.outline()
         self.console.print(
-            f"{sum(trials.values())} trials, {plan.concurrent} at a time, each on"
+            f"{counted(sum(trials.values()), 'trial')}, {plan.concurrent} at a time, each on"
             f" {described_workers(tuning.workers_per_trial, per_worker)}\n"
             f"{tuning.search} search, {tuning.scheduler} scheduler, seed {base.seed}"
         )
         if tuning.time_budget:
             self.console.print(f"time budget {duration(tuning.time_budget)}")
-        full = f"{plan.epochs} epoch{'s' * (plan.epochs > 1)}"
-        which = "of these" if Phase.SCREEN in trials else "configurations"
+        full = counted(plan.epochs, "epoch")
+        configurations = f"configuration{'s' * (next(iter(trials.values())) > 1)}"
+        which = "of these" if Phase.SCREEN in trials else configurations
         what = {
-            Phase.SCREEN: "configurations, each for 1 epoch with a whole schedule of its own",
+            Phase.SCREEN: f"{configurations}, each for 1 epoch with a whole schedule of its own",
             Phase.SEARCH: f"{which} for {full}",
             Phase.CONFIRM: f"to repeat the best {plan.confirm}"
             + (" and the base recipe" if tuning.confirm_base else "")
@@ -61,12 +63,10 @@ class Study(Display):
         for remark in plan.sampler.remarks:
             self.console.print(remark)
         if plan.rows:
-            self.console.print(f"going on after {len(plan.rows)} trials that are done")
+            self.console.print(f"going on after {counted(len(plan.rows), 'finished trial')}")
         if plan.added:
             tried = len(plan.configured)
-            self.console.print(
-                f"adds {plan.added} configuration{'s' * (plan.added > 1)} to the {tried} before"
-            )
+            self.console.print(f"adds {counted(plan.added, 'configuration')} to the {tried} before")
         space = tuning.space
         self.console.print("search space")
         width = max(map(len, space))
@@ -184,7 +184,7 @@ class Study(Display):
         left = self.plan.seconds_left()
         table = Table.grid(padding=(0, 2))
         table.add_row(
-            f"{ended} trials done, {len(running)} running, {to_come} to come"
+            f"{counted(ended, 'trial')} done, {len(running)} running, {to_come} to come"
             f"  best {f'{max(accuracies):.2%}' if accuracies else '-'}"
             f"  {duration(time.monotonic() - self.started)}"
             + (f", about {duration(left)} to go" if left else "")
@@ -201,7 +201,7 @@ class Study(Display):
 def trained_on(plan: Plan, number: int) -> str:
     """Return in words how many images the trial `number` trained on."""
     images = plan.images_of(number)
-    return f"{'all ' if images == TRAIN_IMAGES else ''}{images:,} images"
+    return f"{'all ' if images == TRAIN_IMAGES else ''}{counted(images, 'image')}"
 
 
 def duration(seconds: float) -> str:

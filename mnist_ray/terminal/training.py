@@ -14,6 +14,7 @@ from rich.table import Table
 
 from mnist_ray.config import Recipe, Resources
 from mnist_ray.errors import RunFailed
+from mnist_ray.fields import counted
 from mnist_ray.storage import Place
 from mnist_ray.terminal import command
 
@@ -134,8 +135,8 @@ class Training(Display):
             self.console.print(table)
             self.console.print()
         self.console.print(
-            f"{len(splits.train.indices):,} training images, scored on"
-            f" {len(splits.score.indices):,} {SCORED_ON[splits.scored_on]} images;"
+            f"{counted(len(splits.train.indices), 'training image')}, scored on"
+            f" {counted(len(splits.score.indices), f'{SCORED_ON[splits.scored_on]} image')};"
             f" {described_workers(needs.num_workers, per_worker, in_process)}\n"
             f"{described_recipe(recipe)}\n"
         )
@@ -193,10 +194,10 @@ class Training(Display):
 
 def described_workers(workers: int, per_worker: WorkerResources, in_process: bool = False) -> str:
     cores = per_worker.cpus
-    device = f"{cores} core{'s' * (cores > 1)}{per_worker.and_a_gpu}"
+    device = f"{counted(cores, 'core')}{per_worker.and_a_gpu}"
     if in_process:
         return f"in this process, with {device}"
-    return f"1 worker with {device}" if workers == 1 else f"{workers} workers with {device} each"
+    return f"{counted(workers, 'worker')} with {device}{' each' * (workers > 1)}"
 
 
 def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
@@ -211,14 +212,14 @@ def described_recipe(recipe: Recipe, without: Container[str] = ()) -> str:
         "momentum": f"momentum {recipe.momentum:g}",
         "nesterov": "nesterov" if recipe.nesterov else "",
         "batch_size": f"batch {recipe.batch_size}",
-        "epochs": f"{recipe.epochs} epochs",
+        "epochs": counted(recipe.epochs, "epoch"),
     }
     for name in ("weight_decay", "label_smoothing", "dropout", "rotation", "shift", "scale"):
         value = getattr(recipe, name)
         parts[name] = f"{name.replace('_', ' ')} {value:g}" if value else ""
     parts["batch_norm"] = "" if recipe.batch_norm else "no batch norm"
     parts["precision"] = "" if recipe.precision == "auto" else recipe.precision
-    parts["train_size"] = f"{recipe.train_size:,} images" if recipe.train_size else ""
+    parts["train_size"] = counted(recipe.train_size, "image") if recipe.train_size else ""
     parts["holdout"] = ""  # another line of the display says it
     for name, field in type(recipe).model_fields.items():
         value = getattr(recipe, name)

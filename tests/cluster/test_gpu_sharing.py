@@ -93,7 +93,7 @@ def test_two_trials_at_a_time_on_one_gpu(
         assert "3 trials, 2 at a time, each on 1 worker with 1 core and 1/2 of a GPU" in shown
         one = ["--trials-per-gpu", "1", "--max-concurrent", "2"]
         assert errors.run(tune.main, [*flags, *one, "--name", "too-many"]) == 2
-        assert "1 CPU and a GPU each only 1 trials fit" in capfd.readouterr().err
+        assert "1 CPU and a GPU each only 1 trial can run" in capfd.readouterr().err
     finally:
         cluster.shutdown()
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])

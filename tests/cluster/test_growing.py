@@ -72,7 +72,7 @@ def test_a_study_gets_the_nodes_that_it_asks_for(
     flags = ["--num-trials", "3", "--epochs", "1", "--train-size", "300", "--confirm", "0"]
     flags = [*flags, "--holdout", "101", "--storage", str(storage), "--max-concurrent"]
     assert errors.run(tune.main, [*flags, "4", "--name", "too-many"]) == 2
-    assert "only 1 trials fit" in capfd.readouterr().err
+    assert "only 1 trial can run" in capfd.readouterr().err
     assert errors.run(tune.main, [*flags, "3", "--name", "it"]) == 0
     shown = capfd.readouterr().out
     assert "waiting for nodes: room for 1 of 3 workers" in shown

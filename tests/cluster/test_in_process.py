@@ -165,10 +165,10 @@ def test_a_run_goes_on_in_this_process_and_on_workers(storage: Path, mnist: Mnis
     ("flags", "says"),
     [
         (["--in-process", "--num-workers", "2"], "in_process is on, but num_workers is 2"),
-        (["--cpus-per-worker", "1000"], "1 workers with 1000 CPUs each need 1000 CPUs"),
+        (["--cpus-per-worker", "1000"], "1 worker with 1,000 CPUs needs 1,000 CPUs"),
         pytest.param(
             ["--use-gpu"],
-            "use_gpu is on, but 1 workers need 1 GPUs and there are",
+            "use_gpu is on, but 1 worker needs 1 GPU and there are",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
         ),
     ],

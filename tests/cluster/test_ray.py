@@ -303,16 +303,16 @@ def test_a_study_that_ended_gets_more_trials(
         (
             train.main,
             ["--num-workers", "3", "--batch-size", "63"],
-            "3 workers with 1 CPUs each need",
+            "3 workers with 1 CPU each need",
         ),
-        (train.main, ["--cpus-per-worker", "3"], "1 workers with 3 CPUs each need 3 CPUs"),
-        (train.main, ["--use-gpu"], "1 workers need 1 GPUs and there are 0"),
+        (train.main, ["--cpus-per-worker", "3"], "1 worker with 3 CPUs needs 3 CPUs"),
+        (train.main, ["--use-gpu"], "1 worker needs 1 GPU and there are 0"),
         (
             tune.main,
             ["--workers-per-trial", "3", "--batch-size", "63"],
-            "3 workers with 1 CPUs each need 3 CPUs, but there are 2",
+            "3 workers with 1 CPU each need 3 CPUs, but there are 2",
         ),
-        (tune.main, ["--max-concurrent", "3"], "only 2 trials fit at a time; use at most 2"),
+        (tune.main, ["--max-concurrent", "3"], "only 2 trials can run at a time; use at most 2"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_numbers(

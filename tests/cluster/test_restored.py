@@ -255,7 +255,7 @@ ray.shutdown()
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert done.stdout.startswith("1 trials, 2 at a time"), done.stdout
+    assert done.stdout.startswith("1 trial, 2 at a time"), done.stdout
     assert str(storage) not in done.stdout  # no paths, and no commands to copy
 
 
