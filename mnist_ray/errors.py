@@ -1,8 +1,10 @@
 """How a command ends: with exit code 0 for success, 1 for a failed run, 2 for bad input, 130 for
 Ctrl-C, or 143 for SIGTERM."""
 
+import atexit
 import codecs
 import errno
+import gc
 import io
 import os
 import shutil
@@ -55,6 +57,9 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     _print_in_any_encoding()
     # The package needs version 2 of Ray Train; Ray reads this variable at import.
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+    # At its end, Python looks for garbage among all objects of PyTorch and Ray, which takes a second
+    # after a study and finds nothing that matters then.
+    atexit.register(gc.freeze)
     try:
         command(argv)
     except (UserError, RunFailed) as error:
