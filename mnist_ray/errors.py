@@ -57,8 +57,8 @@ def run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     _print_in_any_encoding()
     # The package needs version 2 of Ray Train; Ray reads this variable at import.
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
-    # At its end, Python looks for garbage among all objects of PyTorch and Ray, which takes a second
-    # after a study and finds nothing that matters then.
+    # At its end, Python would look for garbage among all objects of PyTorch and Ray. That takes up
+    # to a second, and nothing needs it.
     atexit.register(gc.freeze)
     try:
         command(argv)
