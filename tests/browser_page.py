@@ -7,14 +7,13 @@ import base64
 import itertools
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+import browser
 
 Point = tuple[float, float]
 
@@ -118,9 +117,7 @@ class Page:
 def chromium(profile: Path) -> Iterator[Page]:
     """Run Chromium with its profile in an empty folder, and yield a page of it. Skips the test
     where there is no Chromium."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if not program:
-        pytest.skip("needs Debian's chromium, or Google Chrome")
+    program = browser.chromium()
     commands, to_browser = os.pipe()
     from_browser, answers = os.pipe()
     flags = ["--headless", "--remote-debugging-pipe", f"--user-data-dir={profile}"]

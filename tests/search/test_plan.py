@@ -335,10 +335,7 @@ def test_a_longer_time_budget_does_what_there_was_no_time_for(budget: float, see
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (
-            {"num_trials": 5},
-            "num_trials is 5, but the study has tried 6 configurations alr",
-        ),
+        ({"num_trials": 5}, "num_trials is 5, but the study has tried 6 configurations"),
         ({"confirm": 1}, "confirm is 1, but the study has 2, and can only get more"),
         ({"confirm": 0}, "confirm is 0, but the study has 2"),
         ({"confirm_seeds": 1}, "confirm_seeds is 1, but the study has 2"),
